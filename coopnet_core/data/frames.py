@@ -1,0 +1,65 @@
+"""Values that travel through the data path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from coopnet_core.geometry.camera import Camera
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image with its camera and stamp.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        stamp_ns: acquisition time of the image, nanoseconds.
+        camera: the camera of exactly this image, or None when uncalibrated.
+        frame_id: the camera's optical frame (x right, y down, z forward).
+    """
+
+    image: np.ndarray
+    stamp_ns: int
+    camera: Camera | None
+    frame_id: str = ""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Consecutive frames of one camera, without a gap, at one size (normally the networks' input size).
+
+    Attributes:
+        name: where it comes from, for messages.
+        images: (N, H, W, 3) uint8, RGB.
+        stamps_ns: (N,) int64.
+        camera: the camera at this size.
+    """
+
+    name: str
+    images: np.ndarray
+    stamps_ns: np.ndarray
+    camera: Camera
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class FrameTruth:
+    """What is known of one frame (index k) of a clip; each field None where unknown.
+
+    Attributes:
+        depth: (H, W) float32 metres along the optical axis, NaN where unknown.
+        pose: T_world_camera, (4, 4) float64, metres, camera optical frame.
+        flow: (H, W, 2) float32 pixels, on this frame's grid, towards the previous frame, NaN where unknown.
+        moving: (H, W) bool, True on independently moving objects.
+        occluded: (H, W) bool, True where the point is not visible in the previous frame.
+    """
+
+    depth: np.ndarray | None = None
+    pose: np.ndarray | None = None
+    flow: np.ndarray | None = None
+    moving: np.ndarray | None = None
+    occluded: np.ndarray | None = None

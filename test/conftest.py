@@ -1,0 +1,23 @@
+"""Helpers shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_DEFAULT_SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shared_data():
+    """A function giving the path of a folder of real recordings, or skipping the test where they are absent."""
+
+    def find(name: str) -> Path:
+        path = Path(os.environ.get("COOPNET_SHARED", _DEFAULT_SHARED)) / name
+        if not path.exists():
+            pytest.skip(f"real recordings absent: {path} (set COOPNET_SHARED to the folder that holds {name})")
+        return path
+
+    return find
