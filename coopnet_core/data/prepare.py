@@ -1,0 +1,132 @@
+"""From recorded frames to training clips at the networks' input size."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from coopnet_core.data.frames import Frame
+from coopnet_core.errors import UsageError
+from coopnet_core.geometry.camera import Camera
+
+DEFAULT_PIXELS = 416 * 128
+_LARGEST_ZOOM = 3.0
+
+
+def choose_size(camera: Camera, pixels: int = DEFAULT_PIXELS, multiple: int = 32) -> tuple[int, int]:
+    """The network size (width, height) for a camera: near `pixels` in area, near the camera's aspect.
+
+    Args:
+        camera: at the recorded size.
+        pixels: wished area; never more than the camera has.
+        multiple: both sides are multiples of this (the networks halve the image five times).
+
+    Returns:
+        (width, height), pixels.
+    """
+    pixels = min(pixels, camera.width * camera.height)
+    aspect = camera.width / camera.height
+
+    def cost(size: tuple[int, int]) -> float:
+        # A wrong aspect loses image content by cropping, a wrong area only costs or saves time: weigh it double.
+        return abs(np.log(size[0] * size[1] / pixels)) + 2 * abs(np.log(size[0] / size[1] / aspect))
+
+    sides = range(multiple, 64 * multiple + 1, multiple)
+    return min(((width, height) for width in sides for height in sides), key=cost)
+
+
+def fit_frame(frame: Frame, width: int, height: int) -> Frame:
+    """Undistort, cut the centre to the aspect of width x height, and resize; the camera follows.
+
+    The one way from a recorded image to a network input, for training and for inference.
+
+    Args:
+        frame: as recorded; without a camera it is fitted as it is.
+        width: wished width, pixels.
+        height: wished height, pixels.
+
+    Returns:
+        A frame of exactly width x height whose camera is free of distortion. Its image may be the given one when
+        nothing had to be done.
+
+    Raises:
+        UsageError: image and camera differ in size, or the distortion cannot be undone.
+    """
+    image, camera = frame.image, frame.camera
+    if camera is not None:
+        _check_same_size(image, camera)
+        if camera.is_distorted:
+            camera, map_x, map_y = _undistortion(camera)
+            image = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        else:
+            camera = camera.undistorted()
+    left, top, crop_width, crop_height = _centre_crop(image.shape[1], image.shape[0], width, height)
+    if (crop_width, crop_height) != (image.shape[1], image.shape[0]):
+        image = image[top : top + crop_height, left : left + crop_width]
+        camera = camera and camera.cropped(left, top, crop_width, crop_height)
+    if (crop_width, crop_height) != (width, height):
+        # Area averaging is the only one free of aliasing when shrinking, and degenerates to steps when growing.
+        shrinks = crop_width >= width and crop_height >= height
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        camera = camera and camera.scaled(width, height)
+    return Frame(np.ascontiguousarray(image), frame.stamp_ns, camera, frame.frame_id)
+
+
+def _check_same_size(image: np.ndarray, camera: Camera) -> None:
+    """Refuse a camera of another size than its image.
+
+    Raises:
+        UsageError: they differ.
+    """
+    height, width = image.shape[:2]
+    if (width, height) != (camera.width, camera.height):
+        raise UsageError(
+            f"The image is {width}x{height}, its camera {camera.width}x{camera.height}. CameraInfo must describe the "
+            "images it is published with (width, height, binning, roi)."
+        )
+
+
+def _centre_crop(width: int, height: int, to_width: int, to_height: int) -> tuple[int, int, int, int]:
+    """The largest centred rectangle (x, y, width, height) with the aspect of to_width x to_height."""
+    if width * to_height > height * to_width:
+        crop_width, crop_height = max(1, round(height * to_width / to_height)), height
+    else:
+        crop_width, crop_height = width, max(1, round(width * to_height / to_width))
+    return (width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height
+
+
+@lru_cache(maxsize=8)
+def _undistortion(camera: Camera) -> tuple[Camera, np.ndarray, np.ndarray]:
+    """The undistorted camera and the maps (H, W) float32 that sample its image from the distorted one.
+
+    The focal length grows until every pixel of the result lies in the recorded image, so that no border is invented.
+
+    Raises:
+        UsageError: no zoom up to 3 does that.
+    """
+    zoom = 1.0
+    while zoom <= _LARGEST_ZOOM:
+        # The centre of the zoom is the principal point: it stays where it is.
+        target = Camera(camera.width, camera.height, camera.fx * zoom, camera.fy * zoom, camera.cx, camera.cy)
+        map_x, map_y = _distortion_maps(camera, target)
+        inside = (map_x >= -0.5) & (map_x <= camera.width - 0.5) & (map_y >= -0.5) & (map_y <= camera.height - 0.5)
+        if bool(inside.all()):
+            return target, map_x, map_y
+        zoom *= 1.02
+    raise UsageError(
+        f"The distortion {camera.distortion_model} {camera.distortion} of the {camera.width}x{camera.height} camera "
+        "cannot be undone: the rectified image leaves the recorded one. Check CameraInfo.d, or calibrate again."
+    )
+
+
+def _distortion_maps(camera: Camera, target: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """Where each pixel of `target` (no distortion) lies in the image of `camera`: x and y, (H, W) float32."""
+    coefficients = np.array(camera.distortion, np.float64)
+    size = (camera.width, camera.height)
+    if camera.distortion_model == "equidistant":
+        return cv2.fisheye.initUndistortRectifyMap(
+            camera.matrix, coefficients, np.eye(3), target.matrix, size, cv2.CV_32FC1
+        )
+    return cv2.initUndistortRectifyMap(camera.matrix, coefficients, np.eye(3), target.matrix, size, cv2.CV_32FC1)
