@@ -1,0 +1,128 @@
+"""The node's publishers: what somebody wants, and how a result becomes messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from nav_msgs.msg import Odometry
+from rclpy.lifecycle import LifecycleNode
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image, TimeReference
+from std_msgs.msg import Header
+
+from coopnet_core.inference.prediction import DEPTH, FLOW, MASK, MOTION, Prediction
+from coopnet_core.visualization import depth_to_color, flow_to_color
+from coopnet_ros.messages import camera_info_message, header_at, image_message, odometry_message, time_reference_message
+from coopnet_ros.odometry import OdometryEstimate
+
+OUTPUT_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+
+_TOPICS: dict[str, tuple[type, str]] = {
+    "~/depth/image": (Image, DEPTH),
+    "~/depth/camera_info": (CameraInfo, DEPTH),
+    "~/depth_relative/image": (Image, DEPTH),
+    "~/depth_relative/camera_info": (CameraInfo, DEPTH),
+    "~/depth/color": (Image, DEPTH),
+    "~/odom": (Odometry, MOTION),
+    "~/flow/image": (Image, FLOW),
+    "~/flow/time_reference": (TimeReference, FLOW),
+    "~/flow/color": (Image, FLOW),
+    "~/motion/mask": (Image, MASK),
+    "~/motion/probability": (Image, MASK),
+    "~/confidence": (Image, MASK),
+}
+OUTPUT_TOPICS = tuple(_TOPICS)
+"""Every output except /diagnostics."""
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """How values become pictures and masks.
+
+    Attributes:
+        motion_threshold: probability from which a pixel is moving.
+        depth_near, depth_far: colour range of the depth, in its unit.
+        flow_max: length of flow with full saturation, pixels.
+        odom_frame, base_frame: frames of the odometry.
+    """
+
+    motion_threshold: float
+    depth_near: float
+    depth_far: float
+    flow_max: float
+    odom_frame: str
+    base_frame: str
+
+
+class Outputs:
+    """All publishers of the node; each works only for subscribers."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        """Create the publishers (silent until the node is active)."""
+        self._node = node
+        self._publishers: dict[str, Publisher] = {
+            topic: node.create_lifecycle_publisher(kind, topic, OUTPUT_QOS) for topic, (kind, _) in _TOPICS.items()
+        }
+
+    def close(self) -> None:
+        """Destroy the publishers."""
+        for publisher in self._publishers.values():
+            self._node.destroy_lifecycle_publisher(publisher)
+        self._publishers.clear()
+
+    def is_wanted(self, topic: str) -> bool:
+        """Whether the topic has a subscriber."""
+        publisher = self._publishers.get(topic)
+        return publisher is not None and publisher.get_subscription_count() > 0
+
+    def resolved(self, topic: str) -> str:
+        """The topic's full name."""
+        return self._publishers[topic].topic_name
+
+    def wanted(self) -> frozenset[str]:
+        """What the predictor must compute, of `prediction.ALL_OUTPUTS`."""
+        return frozenset(output for topic, (_, output) in _TOPICS.items() if self.is_wanted(topic))
+
+    def publish(self, prediction: Prediction, frame_id: str, settings: OutputSettings) -> None:
+        """Publish everything of a prediction except odometry that has a subscriber."""
+        header = header_at(prediction.stamp_ns, frame_id)
+        group = "~/depth" if prediction.metric else "~/depth_relative"
+        self._publish_image(f"{group}/image", prediction.depth, "32FC1", header)
+        if self.is_wanted(f"{group}/camera_info"):
+            self._publishers[f"{group}/camera_info"].publish(camera_info_message(prediction.camera, header))
+        if self.is_wanted("~/depth/color") and prediction.depth is not None:
+            color = depth_to_color(prediction.depth, settings.depth_near, settings.depth_far)
+            self._publish_image("~/depth/color", color, "rgb8", header)
+        self._publish_flow(prediction, header, settings)
+        self._publish_motion(prediction, header, settings)
+
+    def publish_odometry(self, estimate: OdometryEstimate, stamp_ns: int, settings: OutputSettings) -> Odometry:
+        """Publish an estimate in the robot's frame, where it is wanted; gives the message."""
+        message = odometry_message(estimate, stamp_ns, settings.odom_frame, settings.base_frame)
+        if self.is_wanted("~/odom"):
+            self._publishers["~/odom"].publish(message)
+        return message
+
+    def _publish_flow(self, prediction: Prediction, header: Header, settings: OutputSettings) -> None:
+        if prediction.flow is None or prediction.previous_stamp_ns is None:
+            return
+        self._publish_image("~/flow/image", prediction.flow, "32FC2", header)
+        if self.is_wanted("~/flow/time_reference"):
+            message = time_reference_message(prediction.previous_stamp_ns, header)
+            self._publishers["~/flow/time_reference"].publish(message)
+        if self.is_wanted("~/flow/color"):
+            self._publish_image("~/flow/color", flow_to_color(prediction.flow, settings.flow_max), "rgb8", header)
+
+    def _publish_motion(self, prediction: Prediction, header: Header, settings: OutputSettings) -> None:
+        probability = prediction.motion_probability
+        if probability is not None and self.is_wanted("~/motion/mask"):
+            mask = np.where(probability >= settings.motion_threshold, np.uint8(255), np.uint8(0))
+            self._publish_image("~/motion/mask", mask, "mono8", header)
+        self._publish_image("~/motion/probability", probability, "32FC1", header)
+        self._publish_image("~/confidence", prediction.confidence, "32FC1", header)
+
+    def _publish_image(self, topic: str, values: np.ndarray | None, encoding: str, header: Header) -> None:
+        if values is not None and self.is_wanted(topic):
+            self._publishers[topic].publish(image_message(values, encoding, header))

@@ -1,0 +1,208 @@
+"""From frames to results: pairs and gaps, the predictor, the scale, the pose. No ROS; one thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from coopnet_core.data.frames import Frame
+from coopnet_core.errors import CoopnetError
+from coopnet_core.geometry.camera import Camera
+from coopnet_core.inference.prediction import Prediction, Predictor
+from coopnet_ros.diagnostics import Statistics
+from coopnet_ros.odometry import MotionNoise, OdometryEstimate, PoseIntegrator
+from coopnet_ros.sequence import Link, classify_link, seconds
+
+
+class FrameRejectedError(CoopnetError):
+    """A frame that cannot be used; `reason` is one of `diagnostics.REJECT_REASONS`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Keep the reason beside the message."""
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """What may change while running.
+
+    Attributes:
+        max_pair_gap_s: longest time between the frames of a pair.
+        fixed_scale: metres per unit of the networks, None to keep what the predictor states.
+        max_depth_m: metric depth beyond this becomes `far_value`; 0: no limit.
+        far_value: NaN or infinity.
+        noise: standard deviations of the motion.
+    """
+
+    max_pair_gap_s: float = 0.5
+    fixed_scale: float | None = None
+    max_depth_m: float = 0.0
+    far_value: float = float("nan")
+    noise: MotionNoise = field(default_factory=MotionNoise)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one frame gave.
+
+    Attributes:
+        prediction: scaled and limited to the range.
+        odometry: in the camera's optical frame; None when the motion was not wanted.
+        link: how the frame stood to the one before it.
+        camera_changed: the camera differs from that of the frame before.
+        notices: (key, sentence) of what the user should be told.
+    """
+
+    prediction: Prediction
+    odometry: OdometryEstimate | None
+    link: Link
+    camera_changed: bool
+    notices: tuple[tuple[str, str], ...]
+
+
+class Pipeline:
+    """Runs the predictor over a stream of frames. Used by one thread only."""
+
+    def __init__(self, predictor: Predictor, statistics: Statistics, settings: PipelineSettings) -> None:
+        """Start without a previous frame, at the origin.
+
+        Args:
+            predictor: the networks.
+            statistics: where resets, jumps, gaps and changes of camera are counted.
+            settings: what may be replaced later through `settings`.
+        """
+        self.settings = settings
+        self._predictor = predictor
+        self._statistics = statistics
+        self._integrator = PoseIntegrator(settings.noise)
+        self._previous_ns: int | None = None
+        self._camera: Camera | None = None
+        self._started = False
+
+    def replace_predictor(self, predictor: Predictor) -> None:
+        """Go on with other networks; the pose is kept."""
+        self._predictor = predictor
+        self._camera = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the previous frame: the next one has no pair. The pose is kept."""
+        self._predictor.reset()
+        self._previous_ns = None
+        self._statistics.count("resets")
+
+    def step(self, frame: Frame, outputs: frozenset[str]) -> StepResult:
+        """Process the next frame.
+
+        Args:
+            frame: a frame with a camera.
+            outputs: what is wanted, of `prediction.ALL_OUTPUTS`.
+
+        Raises:
+            FrameRejectedError: the networks failed on it; the next frame starts a new pair.
+        """
+        changed = self._camera is not None and frame.camera != self._camera
+        link = classify_link(self._previous_ns, frame.stamp_ns, self.settings.max_pair_gap_s)
+        notices = self._prepare(frame, link, changed)
+        prediction = self._predict(frame, outputs)
+        self._previous_ns = frame.stamp_ns
+        self._camera = frame.camera
+        prediction = limit_depth(apply_scale(prediction, self.settings.fixed_scale), self.settings)
+        odometry = self._integrate(prediction) if "motion" in outputs else None
+        return StepResult(prediction, odometry, link, changed, notices)
+
+    def _prepare(self, frame: Frame, link: Link, changed: bool) -> tuple[tuple[str, str], ...]:
+        """Drop the pair where there is none, warm up for a new camera, and say so."""
+        notices = []
+        if self._camera is None or changed:
+            if changed:
+                self._statistics.count("camera_changes")
+                notices.append(("camera_changed", _camera_change_text(self._camera, frame.camera)))
+            self._warm_up(frame.camera)
+        if link is Link.GAP:
+            self._statistics.count("gaps")
+            gap = seconds(frame.stamp_ns - self._previous_ns)
+            notices.append(
+                (
+                    "gap",
+                    f"{gap:.2f} s between two images is more than max_pair_gap={self.settings.max_pair_gap_s:g} s: "
+                    "depth only for this one. Raise max_pair_gap for a slower camera, or look for lost images.",
+                )
+            )
+        if link is Link.JUMP:
+            self._statistics.count("jumps")
+            back = seconds(self._previous_ns - frame.stamp_ns)
+            notices.append(
+                ("jump", f"Time went back by {back:.2f} s (a bag that loops?): the pair is dropped, the pose is kept.")
+            )
+        if changed or link in (Link.GAP, Link.JUMP):
+            self._predictor.reset()
+        return tuple(notices)
+
+    def _warm_up(self, camera: Camera) -> None:
+        try:
+            self._predictor.warm_up(camera)
+        except Exception as error:  # any failure of the networks is this frame's, never the node's
+            self._camera = None
+            raise _inference_failure(error) from error
+
+    def _predict(self, frame: Frame, outputs: frozenset[str]) -> Prediction:
+        try:
+            return self._predictor.predict(frame, outputs)
+        except Exception as error:  # any failure of the networks is this frame's, never the node's
+            self._predictor.reset()
+            raise _inference_failure(error) from error
+
+    def _integrate(self, prediction: Prediction) -> OdometryEstimate:
+        self._integrator.set_noise(self.settings.noise)
+        if prediction.T_previous_current is not None and prediction.previous_stamp_ns is not None:
+            self._started = True
+            return self._integrator.advance(
+                prediction.stamp_ns, prediction.previous_stamp_ns, prediction.T_previous_current
+            )
+        if self._started:
+            return self._integrator.interrupt(prediction.stamp_ns)
+        self._started = True
+        return self._integrator.start(prediction.stamp_ns)
+
+
+def apply_scale(prediction: Prediction, fixed_scale: float | None) -> Prediction:
+    """Depth and translation multiplied by the scale, which makes them metric; unchanged without one."""
+    if fixed_scale is None:
+        return prediction
+    T = prediction.T_previous_current
+    if T is not None:
+        T = T.copy()
+        T[:3, 3] *= fixed_scale
+    depth = None if prediction.depth is None else prediction.depth * np.float32(fixed_scale)
+    return replace(prediction, depth=depth, T_previous_current=T, metric=True)
+
+
+def limit_depth(prediction: Prediction, settings: PipelineSettings) -> Prediction:
+    """Metric depth beyond the range replaced by the far value; relative depth has no range."""
+    if prediction.depth is None or not prediction.metric or settings.max_depth_m <= 0:
+        return prediction
+    far = prediction.depth > settings.max_depth_m
+    if not far.any():
+        return prediction
+    depth = np.where(far, np.float32(settings.far_value), prediction.depth)
+    return replace(prediction, depth=depth)
+
+
+def _inference_failure(error: Exception) -> FrameRejectedError:
+    """The failure in words, with what to do about it."""
+    if isinstance(error, FrameRejectedError):
+        return error
+    text = f"{type(error).__name__}: {error}"
+    if "out of memory" in str(error).lower():
+        text += " Lower input_width and input_height, or use device:=cpu."
+    return FrameRejectedError("inference_error", f"The networks failed on a frame, which is dropped. {text}")
+
+
+def _camera_change_text(old: Camera, new: Camera) -> str:
+    return (
+        f"The camera changed from {old.width}x{old.height} (fx {old.fx:.1f}) to {new.width}x{new.height} "
+        f"(fx {new.fx:.1f}): the pair is dropped."
+    )

@@ -1,0 +1,60 @@
+"""Why no image arrives: what is known of a topic's publishers, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One publisher as discovery shows it.
+
+    Attributes:
+        node: full name of its node.
+        type_name: e.g. `sensor_msgs/msg/Image`.
+        reliable: whether it offers reliable delivery.
+    """
+
+    node: str
+    type_name: str
+    reliable: bool
+
+
+def explain_silence(topic: str, type_name: str, wants_reliable: bool, publishers: Sequence[Endpoint]) -> str:
+    """One sentence on why nothing arrives on a topic, and what to do.
+
+    Args:
+        topic: the resolved name subscribed.
+        type_name: the type subscribed.
+        wants_reliable: whether the subscription asks for reliable delivery.
+        publishers: the publishers of the topic.
+    """
+    if not publishers:
+        return (
+            f"{topic}: no publisher. Start the camera, remap the topic (-r image:=/your/topic -r camera_info:=...), or "
+            "check ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE."
+        )
+    others = sorted({p.type_name for p in publishers if p.type_name != type_name})
+    if len(others) == len({p.type_name for p in publishers}):
+        return f"{topic}: its publishers send {', '.join(others)}, {type_name} was expected.{_transport_hint(others)}"
+    names = ", ".join(sorted(p.node for p in publishers))
+    if wants_reliable and not any(p.reliable for p in publishers):
+        return (
+            f"{topic}: QoS mismatch. {names} publishes best effort, this node asks for reliable. Set "
+            "image_reliability (or camera_info_reliability) to best_effort."
+        )
+    return (
+        f"{topic}: {len(publishers)} publisher(s) ({names}) with matching type and QoS, but nothing arrives. Is it "
+        "publishing? Large best-effort images are lost without the shipped Fast DDS profile: set "
+        "FASTRTPS_DEFAULT_PROFILES_FILE (Jazzy) or FASTDDS_DEFAULT_PROFILES_FILE (Kilted) to "
+        "config/fastdds_image_profile.xml for the publisher and this node."
+    )
+
+
+def _transport_hint(types: Sequence[str]) -> str:
+    if "sensor_msgs/msg/CompressedImage" in types:
+        return " Set image_transport to compressed."
+    if "sensor_msgs/msg/Image" in types:
+        return " Set image_transport to raw."
+    return " Remap to an image topic."
