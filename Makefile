@@ -1,0 +1,58 @@
+# coopnet: everything one needs, from a fresh checkout. `make` alone lists the targets.
+#
+#   make demo                    render, train, replay live, evaluate; result in out/demo/
+#   make demo BAG=/path/to/bag   the same with your own recording
+#   make demo SCRATCH=1          the same without the shipped weights (a cold start: expect little in minutes)
+#   make test                    environment, colcon build, colcon test, test-result
+#
+# Variables: PYTHON=python3.12 (interpreter), TORCH_INDEX=https://download.pytorch.org/whl/cpu (a torch without CUDA
+# where no GPU is: saves gigabytes), SEED=0, OUTPUT=out/demo, DEMO_ARGS="..." and PYTEST_ARGS="..." (handed on).
+# pip's own variables (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) are honoured.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?=
+TORCH_INDEX ?=
+BAG ?=
+SCRATCH ?=
+SEED ?= 0
+OUTPUT ?= out/demo
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+export PYTHON TORCH_INDEX PYTEST_ARGS
+
+.PHONY: help env build demo test lint bench clean distclean
+
+help: ## this list
+	@grep -h -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+env: ## the environment (.venv); does nothing when it is up to date
+	@scripts/make_env.sh
+
+build: env ## colcon build
+	@scripts/build.sh
+
+demo: build ## render, train, replay through the live node, evaluate: out/demo/report.html
+	@scripts/run.sh demo --output "$(OUTPUT)" --seed "$(SEED)" \
+	    $(if $(BAG),--bag "$(BAG)") $(if $(SCRATCH),--scratch) $(DEMO_ARGS)
+
+test: build ## all tests
+	@scripts/test.sh
+
+lint: env ## ruff, check and format
+	@scripts/run.sh ruff check .
+	@scripts/run.sh ruff format --check .
+
+bench: build ## times of the parts on this machine: out/bench/
+	@scripts/run.sh python benchmarks/run.py --output out/bench $(BENCH_ARGS)
+
+clean: ## what building, testing and the demo made (the environment stays)
+	rm -rf build install log out .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean ## clean, and the environment
+	rm -rf .venv

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# colcon test and its result. Fails on a failing test, on an error of colcon, and on zero tests.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/activate.sh
+set +u
+. install/setup.bash
+set -u
+
+# Tests of two checkouts on one machine must not hear each other.
+export ROS_DOMAIN_ID="${ROS_DOMAIN_ID:-$((RANDOM % 100 + 1))}"
+rm -f build/coopnet_ros/pytest.xml
+
+status=0
+colcon test --base-paths . --packages-select coopnet_ros --return-code-on-test-failure \
+    --event-handlers console_direct+ desktop_notification- \
+    ${PYTEST_ARGS:+--pytest-args $PYTEST_ARGS} || status=$?
+echo
+colcon test-result --test-result-base build --verbose || status=1
+
+count=$(colcon test-result --test-result-base build 2>/dev/null | sed -n 's/^Summary: \([0-9]*\) tests.*/\1/p' || true)
+if [ "${count:-0}" -eq 0 ]; then
+    echo "[test] error: no test was run. setup.py needs extras_require={'test': ['pytest']}, and test/ its test_*.py files." >&2
+    exit 1
+fi
+# pytest's own closing line once more, last: it holds the numbers of passed, failed and skipped tests.
+grep -h -E '^=+ .*(passed|failed|error).* in [0-9.]+s' log/latest_test/coopnet_ros/stdout.log | tail -n 1 || true
+if [ "$status" -ne 0 ]; then
+    echo "[test] FAILED (colcon's exit code $status)" >&2
+    exit 1
+fi
