@@ -1,0 +1,255 @@
+"""The typed configuration tree: presets and files in YAML, overrides from the command line, unknown keys refused."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from coopnet_core.errors import UsageError
+from coopnet_core.resources import share_directory, shipped_file
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EncoderConfig(_Model):
+    """A residual encoder."""
+
+    layers: tuple[int, int, int, int] = Field((2, 2, 2, 2), description="residual blocks per stage (ResNet-18)")
+    widths: tuple[int, int, int, int, int] = Field(
+        (64, 64, 128, 256, 512), description="channels of the stem and of the four stages"
+    )
+
+
+class DepthConfig(_Model):
+    """The depth network."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    decoder_widths: tuple[int, int, int, int, int] = Field(
+        (16, 32, 64, 128, 256), description="decoder channels at 1/1, 1/2, 1/4, 1/8 and 1/16 of the size"
+    )
+    finest_scale: int = Field(0, ge=0, le=2, description="finest predicted disparity: size / 2^finest_scale")
+    scales: int = Field(4, ge=1, le=4, description="number of predicted scales, from the finest upwards")
+    minimum: float = Field(0.1, gt=0, description="nearest depth, in the networks' unit")
+    maximum: float = Field(100.0, gt=0, description="farthest depth, in the networks' unit")
+
+
+class PoseConfig(_Model):
+    """The odometry network."""
+
+    source: Literal["images", "flow"] = Field(
+        "images", description="what it sees: the two images, or flow + inverse depth + viewing rays (both detached)"
+    )
+    encoder: EncoderConfig = EncoderConfig()
+    width: int = Field(32, ge=8, description="base channels when source is flow")
+
+
+class FlowConfig(_Model):
+    """The optical-flow network."""
+
+    widths: tuple[int, int, int, int, int] = Field(
+        (16, 32, 64, 96, 128), description="feature channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the size"
+    )
+    projected: int = Field(32, ge=8, description="channels of the features given to the decoder at every level")
+    decoder_widths: tuple[int, ...] = Field((128, 96, 64, 32), description="channels of the decoder's layers")
+    search_range: int = Field(4, ge=1, le=6, description="correlation range at each level, pixels of that level")
+
+
+class NetworksConfig(_Model):
+    """The three networks."""
+
+    depth: DepthConfig = DepthConfig()
+    pose: PoseConfig = PoseConfig()
+    flow: FlowConfig = FlowConfig()
+
+
+class ErrorModelConfig(_Model):
+    """The distribution of Delta = e_r - e_f and the posterior of motion."""
+
+    cue: Literal["photometric", "correspondence", "joint"] = Field(
+        "joint", description="what tells movers: Delta, the disagreement |F - F_rigid| of the two warps, or both"
+    )
+    decay: float = Field(0.98, ge=0, lt=1, description="decay of the moving averages of the fitted figures")
+    em_steps: int = Field(2, ge=1, le=10, description="EM steps per iteration")
+    minimum_b: float = Field(2e-3, gt=0, description="floor of the static scales b_r and b_f")
+    minimum_pi: float = Field(0.01, gt=0, lt=0.5, description="floor of the moving share")
+    maximum_pi: float = Field(0.4, gt=0, lt=1, description="cap of the moving share, fitted and flagged per image")
+    gate_separation: float = Field(1.5, gt=0, description="anchored mean / b_r above which the posterior is used")
+    ramp_steps: int = Field(200, ge=1, description="steps over which the posterior fades in once the gate is open")
+    coarse_factor: int = Field(4, ge=1, le=8, description="image reduction for the posterior early in training")
+    smoothing: int = Field(5, ge=1, le=9, description="box on Delta, pixels (odd)")
+
+
+class LossConfig(_Model):
+    """The hybrid loss."""
+
+    rule: Literal["hybrid", "sum"] = Field("hybrid", description="hybrid: movers are withheld from depth and odometry")
+    apportionment: Literal["per_pixel", "relative_progress"] = Field(
+        "per_pixel", description="scalar weights of the two sides on top of the per-pixel rule"
+    )
+    rigid: float = Field(1.0, ge=0, description="weight of the rigid photometric term")
+    flow: float = Field(1.0, ge=0, description="weight of the flow photometric term")
+    disparity_smoothness: float = Field(1e-3, ge=0, description="weight of the disparity's smoothness")
+    flow_smoothness: float = Field(0.1, ge=0, description="weight of the flow's second-order smoothness")
+    auto_mask: bool = Field(True, description="drop pixels that the unmoved source explains better than the rigid warp")
+    occlusion: bool = Field(True, description="drop pixels that fail the forward-backward check")
+    error_model: ErrorModelConfig = ErrorModelConfig()
+
+
+class StageConfig(_Model):
+    """One stage of the schedule."""
+
+    name: str = Field(description="shown in logs")
+    share: float = Field(gt=0, description="share of the steps, relative to the other stages")
+    train: tuple[Literal["depth", "pose", "flow"], ...] = Field(
+        ("depth", "pose", "flow"), description="networks that learn in this stage"
+    )
+    consistency: float = Field(0.0, ge=0, description="weight of rho(F - F_rigid), F detached, on static pixels")
+    posterior: Literal["off", "coarse", "fine"] = Field("fine", description="resolution of the motion posterior")
+    sources: int = Field(2, ge=1, description="sources per target, drawn from frame_offsets")
+    loss_factor: int = Field(1, ge=1, le=4, description="the losses see images reduced by this factor")
+
+
+class OptimiserConfig(_Model):
+    """Adam and its schedule."""
+
+    learning_rate: float = Field(1e-4, gt=0, description="Adam's step size at its highest")
+    warm_up_steps: int = Field(100, ge=0, description="linear increase from 0 at the start of each stage")
+    final_factor: float = Field(0.1, gt=0, le=1, description="cosine decay to this share at the end of the run")
+    gradient_clip: float = Field(1.0, gt=0, description="largest gradient norm, per network")
+
+
+class AugmentationConfig(_Model):
+    """Drawn once per clip and applied to all its frames."""
+
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal mirror (K follows)")
+    brightness: float = Field(0.2, ge=0, lt=1, description="largest relative change")
+    contrast: float = Field(0.2, ge=0, lt=1, description="largest relative change")
+    saturation: float = Field(0.2, ge=0, le=1, description="largest relative change")
+    grey: float = Field(0.1, ge=0, le=1, description="probability of a grey image, so that mono cameras work too")
+
+
+class TrainConfig(_Model):
+    """Everything a training run depends on besides its data."""
+
+    networks: NetworksConfig = NetworksConfig()
+    loss: LossConfig = LossConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    stages: tuple[StageConfig, ...] = Field(
+        (StageConfig(name="together", share=1.0),), description="stages of a run without --init"
+    )
+    fine_tuning: tuple[StageConfig, ...] = Field(
+        (StageConfig(name="together", share=1.0),), description="stages of a run that starts from a checkpoint"
+    )
+    frame_offsets: tuple[int, ...] = Field((-1, 1), min_length=1, description="sources of a target frame")
+    pixels: int = Field(53248, gt=0, description="area of the networks' input when no size is given (416x128)")
+    steps: int = Field(2000, gt=0, description="optimiser steps")
+    batch_size: int = Field(4, gt=0, description="targets per step")
+    mixed_precision: bool = Field(True, description="bfloat16 inside the networks; losses stay in float32")
+    seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    log_every: int = Field(10, gt=0, description="steps between lines of metrics.jsonl")
+    validate_every: int = Field(200, gt=0, description="steps between validations")
+    validation_batches: int = Field(8, gt=0, description="batches of one validation")
+    checkpoint_every: int = Field(200, gt=0, description="steps between writes of last.safetensors")
+
+
+def load_config(preset: str | None, files: list[Path], overrides: dict[str, str]) -> TrainConfig:
+    """A configuration from a preset, then files, then dotted overrides such as {"optimiser.learning_rate": "1e-4"}.
+
+    Raises:
+        UsageError: unknown preset, unreadable file, unknown key (the nearest valid one is named) or value out of range.
+    """
+    tree: dict[str, Any] = {}
+    if preset is not None:
+        _merge(tree, _read_yaml(shipped_file(f"config/presets/{preset}.yaml")))
+    for path in files:
+        _merge(tree, _read_yaml(path))
+    for key, text in overrides.items():
+        _set_dotted(tree, key, _parse_value(key, text))
+    return config_from_tree(tree)
+
+
+def config_from_tree(tree: dict[str, Any]) -> TrainConfig:
+    """Validate a nested dictionary.
+
+    Raises:
+        UsageError: every problem in one message.
+    """
+    try:
+        return TrainConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_explain(problem)}" for problem in error.errors())
+        raise UsageError(f"The configuration is not valid:\n{problems}") from None
+
+
+def preset_names() -> list[str]:
+    """The presets shipped in config/presets."""
+    return sorted(path.stem for path in (share_directory() / "config" / "presets").glob("*.yaml"))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"Configuration file {path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"Configuration file {path} must hold a mapping of keys, found {type(content).__name__}.")
+    return content
+
+
+def _parse_value(key: str, text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"Value {text!r} of {key} is not valid YAML: {error}") from None
+    if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise UsageError(f"{key}: {parent} is a value, not a group of keys.")
+    tree[last] = value
+
+
+def _merge(base: dict[str, Any], update: dict[str, Any]) -> None:
+    for key, value in update.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def _explain(problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    if problem["type"] != "extra_forbidden":
+        return f"{'.'.join(location)}: {problem['msg']} (found {problem.get('input')!r})"
+    known = _keys()
+    name = ".".join(part for part in location if not part.isdigit())
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"{'.'.join(location)}: unknown key{hint}"
+
+
+def _keys(model: type[BaseModel] = TrainConfig, prefix: str = "") -> list[str]:
+    names = []
+    for name, field in model.model_fields.items():
+        names.append(prefix + name)
+        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                names += _keys(candidate, f"{prefix}{name}.")
+    return names

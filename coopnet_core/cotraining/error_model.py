@@ -1,0 +1,295 @@
+"""The distribution model of the two reconstruction errors and the posterior of motion. Everything here is detached.
+
+Ours, after the paper's idea that movers are where the two reconstructions strongly disagree (the paper's family and
+threshold are not known to us; docs/method.md):
+
+* Delta = e_r - e_f cancels the residual that no warp can remove. Static pixels: asymmetric Laplace with scales b_r and
+  b_f, in closed form. Moving pixels: a Gaussian *anchored* in each batch, i.e. measured from the source displaced by a
+  large random offset instead of fitted, which keeps EM from collapsing.
+* The disagreement |F - F_rigid| of the two warps, in log pixels: Gaussian for static pixels, and for moving pixels a
+  Gaussian anchored by rolling the rigid flow across the image.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from coopnet_core.config import ErrorModelConfig
+from coopnet_core.geometry.sampling import resize
+from coopnet_core.losses.photometric import photometric_error
+
+_MINIMUM_SPREAD = 0.02
+_MINIMUM_LOG_SPREAD = 0.3
+_EVIDENCE_LIMIT = 4.0
+"""One cue alone cannot say more than this (nats) in the joint posterior."""
+_ABSENCE_LIMIT = 2.0
+"""Delta near 0 says little against motion: a mover without texture has it too."""
+
+Posterior = Literal["off", "coarse", "fine"]
+
+
+@dataclass(frozen=True)
+class ErrorModelState:
+    """Moving averages of the fitted figures, each a scalar tensor.
+
+    Attributes:
+        b_r, b_f: scales of Delta on static pixels, rigid and flow side.
+        pi: share of moving pixels.
+        moving_mean, moving_spread: anchored Gaussian of Delta on moving pixels.
+        log_static_mean, log_static_spread: log |F - F_rigid| on static pixels (log pixels).
+        log_moving_mean, log_moving_spread: the same, anchored, on moving pixels.
+        open_steps: steps since the gate opened, for the ramp.
+        steps: updates so far.
+    """
+
+    b_r: Tensor
+    b_f: Tensor
+    pi: Tensor
+    moving_mean: Tensor
+    moving_spread: Tensor
+    log_static_mean: Tensor
+    log_static_spread: Tensor
+    log_moving_mean: Tensor
+    log_moving_spread: Tensor
+    open_steps: Tensor
+    steps: Tensor
+
+    @classmethod
+    def initial(cls, device: torch.device | str = "cpu") -> ErrorModelState:
+        """A state that knows nothing: the first update replaces it."""
+        values = {
+            "b_r": 0.1,
+            "b_f": 0.1,
+            "pi": 0.1,
+            "moving_mean": 0.3,
+            "moving_spread": 0.1,
+            "log_static_mean": 0.0,
+            "log_static_spread": 1.0,
+            "log_moving_mean": 2.0,
+            "log_moving_spread": 1.0,
+            "open_steps": 0.0,
+            "steps": 0.0,
+        }
+        return cls(**{name: torch.tensor(value, device=device) for name, value in values.items()})
+
+    def to(self, device: torch.device | str) -> ErrorModelState:
+        """The same state on a device."""
+        return ErrorModelState(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def as_floats(self) -> dict[str, float]:
+        """Plain numbers, for logs and checkpoints."""
+        return {field.name: float(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_floats(cls, values: dict[str, float], device: torch.device | str = "cpu") -> ErrorModelState:
+        """The inverse of `as_floats`."""
+        return cls(**{field.name: torch.tensor(values[field.name], device=device) for field in fields(cls)})
+
+    def separation(self) -> Tensor:
+        """Anchored mean of the movers' Delta over b_r: the gate of the photometric cue."""
+        return self.moving_mean / self.b_r
+
+    def log_separation(self) -> Tensor:
+        """Distance of the two means of log |F - F_rigid| over the static spread: the gate of the other cue."""
+        return (self.log_moving_mean - self.log_static_mean) / self.log_static_spread
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the two reconstructions of a batch of pairs say.
+
+    Attributes:
+        delta: (B, 1, H, W) e_r - e_f, smoothed.
+        log_disagreement: (B, 1, H, W) log |F - F_rigid|, F in pixels.
+        visible: (B, 1, H, W) float, 1 where both warps can be judged.
+    """
+
+    delta: Tensor
+    log_disagreement: Tensor
+    visible: Tensor
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """What the rigid side would say if it had nothing to do with the pixel, as on a moving object.
+
+    Attributes:
+        delta: (B, 1, H, W) with the source displaced at random instead of warped rigidly.
+        log_disagreement: (B, 1, H, W) with the rigid flow displaced at random.
+    """
+
+    delta: Tensor
+    log_disagreement: Tensor
+
+
+def log_disagreement(flow: Tensor, rigid_flow: Tensor) -> Tensor:
+    """log(|F - F_rigid| + 0.05) of two flows (B, 2, H, W) in pixels: (B, 1, H, W)."""
+    return ((flow - rigid_flow).square().sum(1, keepdim=True).sqrt() + 0.05).log()
+
+
+def smoothed_delta(target: Tensor, by_rigid: Tensor, by_flow: Tensor, window: int, factor: int = 1) -> Tensor:
+    """Delta = e(I, I^_r) - e(I, I^_f), averaged over a box.
+
+    Args:
+        target, by_rigid, by_flow: (B, 3, H, W) image and its two reconstructions, in [0, 1].
+        window: side of the box, pixels (odd).
+        factor: reduction of the images first; Delta from coarse images bears larger errors of the rigid warp.
+
+    Returns:
+        (B, 1, H, W).
+    """
+    size = target.shape[-2:]
+    if factor > 1:
+        target, by_rigid, by_flow = (F.avg_pool2d(image, factor) for image in (target, by_rigid, by_flow))
+    delta = photometric_error(target, by_rigid) - photometric_error(target, by_flow)
+    smooth = F.avg_pool2d(delta, window, stride=1, padding=window // 2, count_include_pad=False)
+    return resize(smooth, *size)
+
+
+def asymmetric_laplace_log_density(delta: Tensor, b_r: Tensor, b_f: Tensor) -> Tensor:
+    """Log p_S(D): exp(-D/b_r)/(b_r+b_f) for D >= 0, exp(D/b_f)/(b_r+b_f) for D < 0."""
+    return -torch.where(delta >= 0, delta / b_r, -delta / b_f) - (b_r + b_f).log()
+
+
+def gaussian_log_density(values: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+    """Log N(values; mean, spread)."""
+    return -0.5 * ((values - mean) / spread).square() - spread.log() - 0.5 * math.log(2 * math.pi)
+
+
+def fit_asymmetric_laplace(delta: Tensor, weights: Tensor, minimum: float) -> tuple[Tensor, Tensor]:
+    """Weighted maximum likelihood: b_r = S+ + sqrt(S+ S-), b_f = S- + sqrt(S+ S-), floored."""
+    total = weights.sum().clamp(min=1e-6)
+    positive = (weights * delta.clamp(min=0)).sum() / total
+    negative = (weights * (-delta).clamp(min=0)).sum() / total
+    cross = (positive * negative).sqrt()
+    return (positive + cross).clamp(min=minimum), (negative + cross).clamp(min=minimum)
+
+
+def weighted_moments(values: Tensor, weights: Tensor, minimum_spread: float) -> tuple[Tensor, Tensor]:
+    """Weighted mean and standard deviation, the latter floored."""
+    total = weights.sum().clamp(min=1e-6)
+    mean = (weights * values).sum() / total
+    variance = (weights * (values - mean).square()).sum() / total
+    return mean, variance.sqrt().clamp(min=minimum_spread)
+
+
+def log_likelihood_ratio(evidence: Evidence, state: ErrorModelState, config: ErrorModelConfig) -> Tensor:
+    """Log p(evidence | moving) - log p(evidence | static), (B, 1, H, W); a cue whose gate is shut says nothing."""
+    photometric = gaussian_log_density(
+        evidence.delta, state.moving_mean, state.moving_spread
+    ) - asymmetric_laplace_log_density(evidence.delta, state.b_r, state.b_f)
+    correspondence = gaussian_log_density(
+        evidence.log_disagreement.clamp(max=state.log_moving_mean), state.log_moving_mean, state.log_moving_spread
+    ) - gaussian_log_density(
+        evidence.log_disagreement.clamp(min=state.log_static_mean), state.log_static_mean, state.log_static_spread
+    )
+    photometric_open = (state.separation() > config.gate_separation).float()
+    correspondence_open = (state.log_separation() > config.gate_separation).float()
+    if config.cue == "photometric":
+        return photometric * photometric_open
+    if config.cue == "correspondence":
+        return correspondence * correspondence_open
+    photometric = photometric.clamp(-_ABSENCE_LIMIT, _EVIDENCE_LIMIT)
+    correspondence = correspondence.clamp(-_EVIDENCE_LIMIT, _EVIDENCE_LIMIT)
+    return photometric * photometric_open + correspondence * correspondence_open
+
+
+def gate_is_open(state: ErrorModelState, config: ErrorModelConfig) -> Tensor:
+    """Scalar bool: at least one cue in use separates movers."""
+    photometric = state.separation() > config.gate_separation
+    correspondence = state.log_separation() > config.gate_separation
+    if config.cue == "photometric":
+        return photometric
+    if config.cue == "correspondence":
+        return correspondence
+    return photometric | correspondence
+
+
+def posterior(evidence: Evidence, state: ErrorModelState, config: ErrorModelConfig) -> Tensor:
+    """Gamma = P(moving | evidence) without gate and ramp: (B, 1, H, W), 0 where not visible.
+
+    With the photometric cue alone, a pixel whose flow reconstruction is the worse one (D < 0) is never moving.
+    """
+    prior = (state.pi / (1 - state.pi)).log()
+    gamma = torch.sigmoid(log_likelihood_ratio(evidence, state, config) + prior)
+    if config.cue == "photometric":
+        gamma = gamma * (evidence.delta >= 0)
+    return gamma * evidence.visible
+
+
+@torch.no_grad()
+def update(state: ErrorModelState, evidence: Evidence, anchor: Anchor, config: ErrorModelConfig) -> ErrorModelState:
+    """EM steps on one batch, blended into the moving averages. A batch without visible pixels changes nothing."""
+    visible = evidence.visible
+    count = visible.sum().clamp(min=1e-6)
+    moving_mean, moving_spread = weighted_moments(anchor.delta, visible, _MINIMUM_SPREAD)
+    log_mean, log_spread = weighted_moments(anchor.log_disagreement, visible, _MINIMUM_LOG_SPREAD)
+    anchored = replace(
+        state,
+        moving_mean=moving_mean,
+        moving_spread=moving_spread,
+        log_moving_mean=log_mean,
+        log_moving_spread=log_spread,
+    )
+    fitted = anchored
+    for _ in range(config.em_steps):
+        gamma = posterior(evidence, fitted, config)
+        static = (1 - gamma) * visible
+        b_r, b_f = fit_asymmetric_laplace(evidence.delta, static, config.minimum_b)
+        static_mean, static_spread = weighted_moments(evidence.log_disagreement, static, _MINIMUM_LOG_SPREAD)
+        fitted = replace(
+            fitted,
+            b_r=b_r,
+            b_f=b_f,
+            pi=(gamma.sum() / count).clamp(config.minimum_pi, config.maximum_pi),
+            log_static_mean=static_mean,
+            log_static_spread=static_spread,
+        )
+    # Early averages forget faster, so that the first batches count as much as they should.
+    decay = torch.minimum(torch.full_like(state.steps, config.decay), (1 + state.steps) / (10 + state.steps))
+    decay = torch.where(state.steps == 0, torch.zeros_like(decay), decay)
+    usable = visible.sum() > 0
+    blended = {}
+    for field in fields(state):
+        old, new = getattr(state, field.name), getattr(fitted, field.name)
+        mixed = decay * old + (1 - decay) * new
+        blended[field.name] = torch.where(usable & mixed.isfinite(), mixed, old)
+    result = ErrorModelState(**blended)
+    is_open = gate_is_open(result, config)
+    return replace(
+        result,
+        open_steps=torch.where(is_open, state.open_steps + 1, torch.zeros_like(state.open_steps)),
+        steps=state.steps + 1,
+    )
+
+
+@torch.no_grad()
+def training_mask(
+    evidence: Evidence, state: ErrorModelState, config: ErrorModelConfig, rigid_error: Tensor, identity_error: Tensor
+) -> Tensor:
+    """Gamma as it is used to withhold pixels: gated, ramped, capped per pair, dropped for pairs that make no sense.
+
+    Args:
+        evidence: of (B, 1, H, W) pairs.
+        state: the fitted model.
+        config: gates and caps.
+        rigid_error, identity_error: (B, 1, H, W) photometric errors of the rigid warp and of the unmoved source. A pair
+            that the rigid warp explains worse than no motion at all has no usable mask.
+
+    Returns:
+        (B, 1, H, W) in [0, 1].
+    """
+    gamma = posterior(evidence, state, config)
+    ramp = (state.open_steps / config.ramp_steps).clamp(max=1) * gate_is_open(state, config)
+    visible = evidence.visible.sum((1, 2, 3), keepdim=True).clamp(min=1e-6)
+    share = gamma.sum((1, 2, 3), keepdim=True) / visible
+    cap = (config.maximum_pi / share.clamp(min=1e-6)).clamp(max=1)
+    rigid = (rigid_error * evidence.visible).sum((1, 2, 3), keepdim=True)
+    still = (identity_error * evidence.visible).sum((1, 2, 3), keepdim=True)
+    return gamma * ramp * cap * (rigid <= still)

@@ -1,0 +1,52 @@
+"""Augmentation on the device, drawn once per row and applied to all its frames."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from coopnet_core.config import AugmentationConfig
+from coopnet_core.data.triplets import Batch
+
+_LUMINANCE = (0.299, 0.587, 0.114)
+
+
+def to_float(batch: Batch) -> Batch:
+    """uint8 images to float32 in [0, 1]."""
+    return Batch(batch.target.float() / 255, batch.sources.float() / 255, batch.camera_matrix)
+
+
+def augment(batch: Batch, config: AugmentationConfig, generator: torch.Generator) -> Batch:
+    """Mirror and recolour the rows of a float batch; K follows the mirror.
+
+    The draws come from a generator on the CPU, so that a run is the same on every device.
+    """
+    frames = torch.cat([batch.target[:, None], batch.sources], dim=1)
+    rows = len(frames)
+    flips = torch.rand(rows, generator=generator) < config.flip
+    frames = torch.where(flips.to(frames.device).view(-1, 1, 1, 1, 1), frames.flip(-1), frames)
+    matrix = _flip_matrix(batch.camera_matrix, flips.to(frames.device), frames.shape[-1])
+    frames = _recolour(frames, config, generator)
+    return Batch(frames[:, 0], frames[:, 1:], matrix)
+
+
+def _flip_matrix(matrix: Tensor, flips: Tensor, width: int) -> Tensor:
+    flipped = matrix.clone()
+    flipped[:, 0, 2] = width - 1 - matrix[:, 0, 2]
+    return torch.where(flips.view(-1, 1, 1), flipped, matrix)
+
+
+def _recolour(frames: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
+    def factor(spread: float) -> Tensor:
+        draw = 1 + spread * (2 * torch.rand(len(frames), generator=generator) - 1)
+        return draw.to(frames.device).view(-1, 1, 1, 1, 1)
+
+    weights = torch.tensor(_LUMINANCE, device=frames.device).view(1, 1, 3, 1, 1)
+    grey = (frames * weights).sum(2, keepdim=True)
+    saturation = factor(config.saturation)
+    to_grey = torch.rand(len(frames), generator=generator) < config.grey
+    saturation = torch.where(to_grey.to(frames.device).view(-1, 1, 1, 1, 1), torch.zeros_like(saturation), saturation)
+    frames = grey + (frames - grey) * saturation
+    mean = grey.mean((1, 2, 3, 4), keepdim=True)
+    frames = (mean + (frames - mean) * factor(config.contrast)) * factor(config.brightness)
+    return frames.clamp(0, 1)

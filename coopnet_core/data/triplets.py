@@ -1,0 +1,117 @@
+"""Targets with their sources, drawn from clips: what a training step consumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coopnet_core.data.frames import Clip
+from coopnet_core.errors import NoUsableDataError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Targets and sources.
+
+    Attributes:
+        target: (B, 3, H, W) float32 in [0, 1], or uint8 before augmentation.
+        sources: (B, S, 3, H, W), likewise.
+        camera_matrix: (B, 3, 3) float32 of all frames of a row.
+    """
+
+    target: Tensor
+    sources: Tensor
+    camera_matrix: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self.tensors()))
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All fields."""
+        return self.target, self.sources, self.camera_matrix
+
+
+class TripletSampler:
+    """Endless shuffled passes over every target of every clip; its position can be saved and restored."""
+
+    def __init__(self, clips: Sequence[Clip], offsets: Sequence[int], batch_size: int, seed: int) -> None:
+        """Index the targets.
+
+        Raises:
+            NoUsableDataError: no frame has all its neighbours, or the clips differ in size.
+        """
+        self._clips = list(clips)
+        self._offsets = tuple(offsets)
+        self._batch_size = batch_size
+        first, last = min(0, *self._offsets), max(0, *self._offsets)
+        self._targets = np.array(
+            [(c, k) for c, clip in enumerate(self._clips) for k in range(-first, len(clip) - last)], dtype=np.int64
+        ).reshape(-1, 2)
+        sizes = {(clip.camera.width, clip.camera.height) for clip in self._clips}
+        if len(self._targets) == 0:
+            raise NoUsableDataError(
+                f"No frame of the {len(self._clips)} clips has neighbours at {self._offsets}: a clip needs at least "
+                f"{last - first + 1} frames. Give a longer recording, or loosen the filters for gaps and still frames."
+            )
+        if len(sizes) > 1:
+            raise NoUsableDataError(f"All clips must have one size to be batched, found {sorted(sizes)}. Pass --size.")
+        self._rng = np.random.default_rng(seed)
+        self._order = np.empty(0, dtype=np.int64)
+        self._position = 0
+
+    def __len__(self) -> int:
+        """The number of targets of one pass."""
+        return len(self._targets)
+
+    def next(self, sources: int) -> Batch:
+        """The next batch, uint8, with `sources` of the offsets drawn for each target."""
+        rows = [self._targets[self._next_index()] for _ in range(self._batch_size)]
+        chosen = [self._choose_offsets(sources) for _ in rows]
+        return self._assemble(rows, chosen)
+
+    def sweep(self, batches: int) -> Iterator[Batch]:
+        """Up to `batches` batches evenly spread over the clips, always the same ones, all offsets."""
+        count = min(len(self._targets), batches * self._batch_size)
+        rows = self._targets[np.linspace(0, len(self._targets) - 1, count).astype(np.int64)]
+        for start in range(0, count, self._batch_size):
+            part = list(rows[start : start + self._batch_size])
+            yield self._assemble(part, [self._offsets] * len(part))
+
+    def state(self) -> dict[str, object]:
+        """What `restore` needs to continue exactly here."""
+        return {"rng": self._rng.bit_generator.state, "order": self._order.tolist(), "position": self._position}
+
+    def restore(self, state: dict[str, object]) -> None:
+        """Continue where `state` was taken."""
+        self._rng.bit_generator.state = state["rng"]
+        self._order = np.array(state["order"], dtype=np.int64)
+        self._position = int(state["position"])  # type: ignore[call-overload]
+
+    def _next_index(self) -> int:
+        if self._position >= len(self._order):
+            self._order, self._position = self._rng.permutation(len(self._targets)), 0
+        self._position += 1
+        return int(self._order[self._position - 1])
+
+    def _choose_offsets(self, sources: int) -> tuple[int, ...]:
+        if sources >= len(self._offsets):
+            return self._offsets
+        return tuple(self._rng.choice(self._offsets, size=sources, replace=False))
+
+    def _assemble(self, rows: Sequence[np.ndarray], offsets: Sequence[tuple[int, ...]]) -> Batch:
+        targets, sources, matrices = [], [], []
+        for (c, k), chosen in zip(rows, offsets, strict=True):
+            clip = self._clips[c]
+            targets.append(clip.images[k])
+            sources.append(np.stack([clip.images[k + offset] for offset in chosen]))
+            matrices.append(clip.camera.matrix)
+        return Batch(
+            torch.from_numpy(np.stack(targets)).permute(0, 3, 1, 2),
+            torch.from_numpy(np.stack(sources)).permute(0, 1, 4, 2, 3),
+            torch.from_numpy(np.stack(matrices)).float(),
+        )

@@ -1,0 +1,184 @@
+"""The stream predictor: frames in, in order; depth, camera motion, flow and moving mask out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coopnet_core.checkpoint import CheckpointMetadata, load_checkpoint
+from coopnet_core.config import ErrorModelConfig
+from coopnet_core.cotraining.error_model import Evidence, log_disagreement, posterior, smoothed_delta
+from coopnet_core.cotraining.trainer import half_dtype, resolve_device
+from coopnet_core.data.frames import Frame
+from coopnet_core.data.prepare import choose_size, fit_frame
+from coopnet_core.errors import UsageError
+from coopnet_core.geometry.camera import Camera
+from coopnet_core.geometry.projection import Warp, flow_warp, pixel_grid, rigid_warp
+from coopnet_core.geometry.sampling import resize_flow, sample
+from coopnet_core.inference.prediction import ALL_OUTPUTS, DEPTH, FLOW, MASK, MOTION, Prediction
+from coopnet_core.losses.visibility import forward_backward_visible
+from coopnet_core.networks.bundle import SIZE_MULTIPLE, normalise
+
+
+@dataclass(frozen=True)
+class _Previous:
+    """The last frame, ready to be paired."""
+
+    image: Tensor
+    stamp_ns: int
+    camera: Camera
+
+
+class StreamPredictor:
+    """Runs the three networks of a checkpoint on a stream of frames.
+
+    Every frame is cropped to the aspect of the networks' input and resized to it. Frames of another camera than the
+    last one start a new pair.
+    """
+
+    def __init__(self, checkpoint: Path | str, device: str = "cpu", input_size: tuple[int, int] | None = None) -> None:
+        """Load a checkpoint.
+
+        Args:
+            checkpoint: a .safetensors file of this project.
+            device: auto, cpu, cuda or cuda:N.
+            input_size: (width, height), multiples of 32; None keeps the area of the training and takes the aspect of
+                the camera.
+
+        Raises:
+            CheckpointError: it cannot be read.
+            UsageError: device or size cannot be used.
+        """
+        if input_size is not None and (min(input_size) <= 0 or any(side % SIZE_MULTIPLE for side in input_size)):
+            raise UsageError(
+                f"Input size {input_size[0]}x{input_size[1]}: both sides must be positive multiples of {SIZE_MULTIPLE}."
+            )
+        self._device = resolve_device(device)
+        loaded = load_checkpoint(Path(checkpoint), self._device)
+        self.metadata: CheckpointMetadata = loaded.metadata
+        self._networks = loaded.networks
+        self._error_model = loaded.error_model
+        self._error_config = ErrorModelConfig.model_validate(loaded.metadata.error_model_config)
+        self._input_size = input_size
+        self._half = half_dtype(self._device)
+        self._previous: _Previous | None = None
+
+    @property
+    def metric(self) -> bool:
+        """Whether the checkpoint states that its depth is in metres."""
+        return self.metadata.scale == "metric"
+
+    def reset(self) -> None:
+        """Forget the previous frame."""
+        self._previous = None
+
+    def warm_up(self, camera: Camera) -> None:
+        """Run a pair of blank frames of this camera, then forget them."""
+        blank = np.zeros((camera.height, camera.width, 3), np.uint8)
+        for stamp in (0, 1):
+            self.predict(Frame(blank, stamp, camera))
+        self.reset()
+
+    @torch.inference_mode()
+    def predict(self, frame: Frame, outputs: frozenset[str] = ALL_OUTPUTS) -> Prediction:
+        """Process the next frame.
+
+        Raises:
+            UsageError: the frame has no camera.
+        """
+        if frame.camera is None:
+            raise UsageError(
+                "The frame has no camera: depth and odometry need its calibration. Publish a calibrated CameraInfo "
+                "(K[0] > 0), or state the field of view."
+            )
+        start = time.perf_counter()
+        width, height = self._input_size or self._size_for(frame.camera)
+        fitted = fit_frame(frame, width, height)
+        image = torch.from_numpy(fitted.image).to(self._device).permute(2, 0, 1)[None].float() / 255
+        previous = self._previous
+        if previous is not None and previous.camera != fitted.camera:
+            previous = None
+        self._previous = _Previous(image, fitted.stamp_ns, fitted.camera)
+        results = self._run(image, None if previous is None else previous.image, fitted.camera, outputs)
+        return Prediction(
+            stamp_ns=frame.stamp_ns,
+            previous_stamp_ns=None if previous is None else previous.stamp_ns,
+            camera=fitted.camera,
+            image=fitted.image,
+            metric=self.metric,
+            **results,
+            infer_ms=1e3 * (time.perf_counter() - start),
+        )
+
+    def _size_for(self, camera: Camera) -> tuple[int, int]:
+        return choose_size(camera, self.metadata.width * self.metadata.height, SIZE_MULTIPLE)
+
+    def _run(
+        self, image: Tensor, previous: Tensor | None, camera: Camera, outputs: frozenset[str]
+    ) -> dict[str, np.ndarray | None]:
+        """The networks and what follows from them, as arrays on the host."""
+        needs_pair = previous is not None and bool(outputs & {MOTION, FLOW, MASK})
+        depth = None
+        if DEPTH in outputs or (needs_pair and outputs & {MOTION, MASK}):
+            with self._autocast():
+                _, depth = self._networks.depths(image)
+        results: dict[str, np.ndarray | None] = dict.fromkeys(
+            ("depth", "T_previous_current", "flow", "motion_probability", "confidence")
+        )
+        if depth is not None:
+            results["depth"] = _to_host(depth)
+        if previous is None or not needs_pair:
+            return results
+        flow_low, backward_low = self._flows(image, previous, both=MASK in outputs)
+        flow = resize_flow(flow_low, *image.shape[-2:])
+        warp = flow_warp(flow)
+        results["flow"] = _to_host(torch.where(warp.valid, flow, torch.nan), channels_last=True)
+        if depth is None:
+            return results
+        matrix = torch.from_numpy(camera.matrix).float().to(self._device)[None]
+        T_previous_current = self._networks.motion(image, previous, flow_low, depth, matrix)
+        results["T_previous_current"] = T_previous_current[0].double().cpu().numpy()
+        if backward_low is not None:
+            backward = resize_flow(backward_low, *image.shape[-2:])
+            evidence = self._evidence(image, previous, flow, backward, rigid_warp(depth, T_previous_current, matrix))
+            gamma = posterior(evidence, self._error_model, self._error_config)
+            results["motion_probability"] = _to_host(gamma)
+            results["confidence"] = _to_host((1 - gamma) * evidence.visible)
+        return results
+
+    def _flows(self, image: Tensor, previous: Tensor, both: bool) -> tuple[Tensor, Tensor | None]:
+        """Flow current -> previous and, if wanted, back, from one pass over both images."""
+        with self._autocast():
+            pyramid = self._networks.flow.features(normalise(torch.cat([image, previous])))
+            current = [level[:1] for level in pyramid]
+            earlier = [level[1:] for level in pyramid]
+            if not both:
+                return self._networks.flow.match(current, earlier), None
+            swapped = [torch.cat([b, a]) for a, b in zip(current, earlier, strict=True)]
+            flow, backward = self._networks.flow.match(pyramid, swapped).chunk(2)
+        return flow, backward
+
+    def _evidence(self, image: Tensor, previous: Tensor, flow: Tensor, backward: Tensor, rigid: Warp) -> Evidence:
+        by_flow = sample(previous, flow_warp(flow).coordinates)
+        by_rigid = sample(previous, rigid.coordinates)
+        rigid_flow = rigid.coordinates - pixel_grid(*image.shape[-2:], image.device)
+        visible = forward_backward_visible(flow, backward) & rigid.valid
+        return Evidence(
+            smoothed_delta(image, by_rigid, by_flow, self._error_config.smoothing),
+            log_disagreement(flow, rigid_flow),
+            visible.float(),
+        )
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, dtype=self._half, enabled=self._half is not None)
+
+
+def _to_host(tensor: Tensor, channels_last: bool = False) -> np.ndarray:
+    """(1, C, H, W) to (H, W) or (H, W, C) float32."""
+    array = tensor[0].float().cpu().numpy()
+    return np.ascontiguousarray(array.transpose(1, 2, 0)) if channels_last else array[0]

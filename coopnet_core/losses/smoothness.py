@@ -1,0 +1,58 @@
+"""Edge-aware smoothness of inverse depth (first order) and of flow (second order)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from coopnet_core.geometry.sampling import resize
+
+_EDGE_SHARPNESS_FLOW = 10.0
+
+
+def _gradient_x(image: Tensor) -> Tensor:
+    return image[..., :, 1:] - image[..., :, :-1]
+
+
+def _gradient_y(image: Tensor) -> Tensor:
+    return image[..., 1:, :] - image[..., :-1, :]
+
+
+def disparity_smoothness(disparity: Tensor, image: Tensor) -> Tensor:
+    """Mean |grad d*| exp(-|grad I|), with d* = d / mean(d) so that shrinking the depth gains nothing (Godard 2019).
+
+    Args:
+        disparity: (B, 1, h, w), positive.
+        image: (B, 3, H, W) in [0, 1], resized to the disparity.
+
+    Returns:
+        A scalar.
+    """
+    disparity = disparity.float()
+    image = resize(image, *disparity.shape[-2:])
+    normalised = disparity / (disparity.mean((2, 3), keepdim=True) + 1e-7)
+    weight_x = torch.exp(-_gradient_x(image).abs().mean(1, keepdim=True))
+    weight_y = torch.exp(-_gradient_y(image).abs().mean(1, keepdim=True))
+    along_x = (_gradient_x(normalised).abs() * weight_x).mean()
+    along_y = (_gradient_y(normalised).abs() * weight_y).mean()
+    return along_x + along_y
+
+
+def flow_smoothness(flow: Tensor, image: Tensor) -> Tensor:
+    """Mean |second derivative of F| exp(-10 |grad I|) (Jonschkowski et al. 2020), F in pixels of its own grid.
+
+    Args:
+        flow: (B, 2, h, w).
+        image: (B, 3, H, W) in [0, 1], resized to the flow.
+
+    Returns:
+        A scalar.
+    """
+    flow = flow.float()
+    image = resize(image, *flow.shape[-2:])
+    total = flow.new_zeros(())
+    for gradient, crop in ((_gradient_x, (..., slice(1, None))), (_gradient_y, (..., slice(1, None), slice(None)))):
+        edges = gradient(image).abs().mean(1, keepdim=True)
+        weight = torch.exp(-_EDGE_SHARPNESS_FLOW * edges[crop])
+        total = total + (gradient(gradient(flow)).abs() * weight).mean()
+    return total
