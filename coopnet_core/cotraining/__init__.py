@@ -1,0 +1,1 @@
+"""Co-training: error model, hybrid loss, apportionment, trainer."""

@@ -185,8 +185,8 @@ def _loop(
         if bad_steps > _BAD_STEPS_ALLOWED:
             terms = ", ".join(f"{k}={float(v):.3g}" for k, v in output.terms.items() if not torch.isfinite(v))
             raise DivergedError(
-                f"Training diverged at step {run.step}: {bad_steps} steps in a row without finite loss ({terms or 'gradient'}). "
-                f"The last good checkpoint is {writer.last_path}. Lower optimiser.learning_rate or check the data."
+                f"Training diverged at step {run.step}: {bad_steps} steps in a row without finite loss "
+                f"({terms or 'gradient'}). The last good checkpoint is {writer.last_path}. Lower optimiser.learning_rate or check the data."
             )
         run.step += 1
         if logs:

@@ -1,0 +1,1 @@
+"""Cameras, rigid motions, warps."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def skew(vector: Tensor) -> Tensor:
-    """The cross-product matrix of (..., 3) vectors: (..., 3, 3) with skew(a) @ b = a x b."""
+    """Cross-product matrices of (..., 3) vectors: (..., 3, 3), which applied to b give a x b."""
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*vector.shape[:-1], 3, 3)
@@ -16,8 +16,8 @@ def skew(vector: Tensor) -> Tensor:
 def rotation_from_axis_angle(axis_angle: Tensor) -> Tensor:
     """Rodrigues' formula: (..., 3) radians to (..., 3, 3) rotation matrices.
 
-    Written with sin(x)/x and (1 - cos x)/x^2 as functions of x^2 and Taylor series near zero, so that value and gradient
-    are finite at zero rotation.
+    Written with sin(x)/x and (1 - cos x)/x^2 as functions of x^2 and Taylor series near zero, so that value and
+    gradient are finite at zero rotation.
     """
     squared = (axis_angle * axis_angle).sum(-1)[..., None, None]
     small = squared < 1e-4

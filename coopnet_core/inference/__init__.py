@@ -1,0 +1,1 @@
+"""Running the networks on a stream of frames."""

@@ -1,0 +1,1 @@
+"""Photometric error, smoothness, visibility, consistency."""

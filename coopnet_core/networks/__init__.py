@@ -1,0 +1,1 @@
+"""The depth, odometry and flow networks."""
