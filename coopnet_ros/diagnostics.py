@@ -13,7 +13,7 @@ import numpy as np
 OK, WARN, ERROR, STALE = 0, 1, 2, 3
 """Levels, with the values of diagnostic_msgs/DiagnosticStatus."""
 
-DROP_REASONS = ("newer_frame", "disabled", "inactive")
+DROP_REASONS = ("newer_frame", "disabled", "inactive", "not_wanted")
 REJECT_REASONS = (
     "out_of_order",
     "malformed",
@@ -23,6 +23,7 @@ REJECT_REASONS = (
     "bad_camera_info",
     "size_mismatch",
     "inference_error",
+    "internal_error",
 )
 EVENTS = ("resets", "jumps", "gaps", "camera_changes")
 TIMINGS = ("decode", "infer", "publish", "total")

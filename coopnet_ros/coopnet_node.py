@@ -1,0 +1,494 @@
+"""The node: images in; depth, odometry, flow and a moving mask out. Lifecycle, subscriptions, services, diagnostics."""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
+from rclpy.utilities import remove_ros_args
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_srvs.srv import SetBool, Trigger
+
+from coopnet_core.errors import CoopnetError, UsageError
+from coopnet_core.inference.prediction import Predictor
+from coopnet_ros.diagnostics import Statistics, assess
+from coopnet_ros.messages import camera_of, diagnostics_message, to_nanoseconds
+from coopnet_ros.mount import CameraMount, TransformPublisher
+from coopnet_ros.notifier import Notifier
+from coopnet_ros.odometry import transform
+from coopnet_ros.outputs import Outputs
+from coopnet_ros.parameter_server import declare, read
+from coopnet_ros.pipeline import Pipeline
+from coopnet_ros.predictor import PredictorFactory, PredictorRequest, load_predictor
+from coopnet_ros.processor import CameraState, ImageItem, Processor, pipeline_settings
+from coopnet_ros.sequence import Arrival, classify_arrival
+from coopnet_ros.silence import Endpoint, explain_silence
+from coopnet_ros.worker import Worker
+
+_NO_CAMERA_INFO = CameraState(None, "no_camera_info", "Images arrive, but no camera_info yet.")
+_LOAD_ERRORS = (CoopnetError, OSError, RuntimeError, ValueError, KeyError, TypeError)
+
+
+class CoopnetNode(LifecycleNode):
+    """Depth, odometry, flow and a moving mask from one camera.
+
+    Transitions: `configure` loads the networks and opens the publishers; `activate` subscribes to the images;
+    `deactivate` unsubscribes, the networks stay loaded; `cleanup` frees them.
+    """
+
+    def __init__(
+        self,
+        parameter_overrides: Sequence[Parameter] = (),
+        load: PredictorFactory = load_predictor,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Declare parameters, services and diagnostics; everything else waits for the transitions.
+
+        Args:
+            parameter_overrides: values that win over those of the command line.
+            load: opens the networks.
+            stop: set from outside to give up waiting for the networks.
+
+        Raises:
+            UsageError: a parameter is refused.
+        """
+        super().__init__("coopnet", parameter_overrides=list(parameter_overrides))
+        self._load = load
+        self._stop = stop or threading.Event()
+        self._statistics = Statistics()
+        self._notifier = Notifier(lambda text: self.get_logger().warning(text))
+        self._worker: Worker[ImageItem] | None = None
+        self._processor: Processor | None = None
+        self._pipeline: Pipeline | None = None
+        self._outputs: Outputs | None = None
+        self._subscriptions_by_topic: dict[str, Subscription] = {}
+        self._camera_state = _NO_CAMERA_INFO
+        self._camera_source: tuple | None = None
+        self._waiting: ImageItem | None = None
+        self._newest_ns: int | None = None
+        self._frame_id = ""
+        self._state = "unconfigured"
+        self._enabled = True
+        self._active_since = 0.0
+        self._checkpoint = ""
+        declare(self)
+        self.add_post_set_parameters_callback(self._apply_parameters)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self.create_service(SetBool, "~/enable", self._on_enable)
+        self.create_service(Trigger, "~/load_checkpoint", self._on_load_checkpoint)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # steady, not ROS time: with use_sim_time and a bag that has stopped the node must still speak
+        self.create_timer(1.0, self._every_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    # ------------------------------------------------------------------ lifecycle
+
+    def start(self) -> bool:
+        """Configure and activate; False when the networks could not be loaded."""
+        if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+            return False
+        return self.trigger_activate() == TransitionCallbackReturn.SUCCESS
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start the worker, let it load the networks, open the publishers."""
+        values = read(self)
+        self._worker = Worker(lambda item: self._processor.handle(item), lambda error: self._processor.fail(error))
+        try:
+            predictor = self._in_worker(lambda: self._load(self._predictor_request()))
+        except _LOAD_ERRORS as error:
+            self.get_logger().error(_load_failure(error))
+            self._release()
+            return TransitionCallbackReturn.FAILURE
+        self._outputs = Outputs(self)
+        self._pipeline = Pipeline(predictor, self._statistics, pipeline_settings(values))
+        fallback = transform(values["base_to_camera.translation"], values["base_to_camera.rotation"])
+        mount = CameraMount(
+            self,
+            values["base_to_camera.source"],
+            values["base_frame"],
+            fallback,
+            values["base_to_camera.timeout"],
+            self.get_logger().warning,
+        )
+        transforms = TransformPublisher(self, values["publish_tf"], self.get_logger().warning)
+        self._processor = Processor(
+            self._pipeline,
+            self._outputs,
+            self._statistics,
+            self._notifier,
+            mount,
+            transforms,
+            lambda: self._camera_state,
+        )
+        self._processor.apply(values)
+        self._describe_predictor(predictor)
+        self._state = "inactive"
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Enable the publishers and subscribe to images and camera_info."""
+        self._subscribe(read(self))
+        self._active_since = time.monotonic()
+        self._state = "active"
+        topics = " and ".join(self._subscriptions_by_topic)
+        self.get_logger().info(f"Active: waiting for images on {topics}.")
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe and disable the publishers; the networks stay loaded."""
+        self._unsubscribe()
+        self._state = "inactive"
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the networks and close the publishers."""
+        self._release()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything, from whichever state."""
+        self._release()
+        self._state = "finalized"
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After a transition that failed half way: free everything, back to unconfigured."""
+        self._release()
+        return super().on_error(state)
+
+    def destroy_node(self) -> None:
+        """End the worker before what it publishes on goes away."""
+        self._release()
+        super().destroy_node()
+
+    def _release(self) -> None:
+        self._unsubscribe()
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+        if self._outputs is not None:
+            self._outputs.close()
+            self._outputs = None
+        self._processor = None
+        self._pipeline = None
+        self._state = "unconfigured"
+
+    def _in_worker(self, task: Callable[[], Predictor]) -> Predictor:
+        """Run a task in the worker and wait for it; a request to stop ends the waiting.
+
+        Raises:
+            UsageError: the node is asked to stop. Whatever the task raises, otherwise.
+        """
+        future = self._worker.submit(task)
+        while not concurrent.futures.wait([future], timeout=0.1).done:
+            if self._stop.is_set():
+                raise UsageError("Asked to stop while the networks were being loaded.")
+        return future.result()
+
+    # ------------------------------------------------------------------ input
+
+    def _subscribe(self, values: dict) -> None:
+        image_type, image_topic = Image, self.resolve_topic_name("image")
+        if values["image_transport"] == "compressed":
+            image_type = CompressedImage
+            if not image_topic.endswith("/compressed"):
+                image_topic += "/compressed"
+        info_topic = self.resolve_topic_name("camera_info")
+        self._camera_state, self._camera_source = _NO_CAMERA_INFO, None
+        self._subscriptions_by_topic = {
+            image_topic: self.create_subscription(
+                image_type, image_topic, self._on_image, _input_qos(values["image_reliability"])
+            ),
+            info_topic: self.create_subscription(
+                CameraInfo, info_topic, self._on_camera_info, _input_qos(values["camera_info_reliability"])
+            ),
+        }
+
+    def _unsubscribe(self) -> None:
+        for subscription in self._subscriptions_by_topic.values():
+            self.destroy_subscription(subscription)
+        self._subscriptions_by_topic = {}
+        if self._waiting is not None:
+            self._waiting = None
+            self._statistics.drop("inactive")
+        if self._worker is not None and self._worker.discard():
+            self._statistics.drop("inactive")
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        """Keep the newest image for the worker and return."""
+        item = ImageItem(message, time.perf_counter())
+        self._statistics.receive()
+        if not self._enabled:
+            self._statistics.drop("disabled")
+            return
+        stamp_ns = to_nanoseconds(message.header.stamp)
+        threshold = self.get_parameter("time_jump_threshold").value
+        if classify_arrival(self._newest_ns, stamp_ns, threshold) is Arrival.OUT_OF_ORDER:
+            self._statistics.reject("out_of_order")
+            return
+        self._newest_ns = stamp_ns
+        self._frame_id = message.header.frame_id
+        if self._camera_state is _NO_CAMERA_INFO:
+            self._hold(item)
+        else:
+            self._offer(item)
+
+    def _hold(self, item: ImageItem) -> None:
+        """Before the first camera_info: keep the newest image, it may be the next message."""
+        if self._waiting is not None:
+            self._statistics.reject("no_camera_info")
+        self._waiting = item
+
+    def _offer(self, item: ImageItem) -> None:
+        if self._worker.offer(item):
+            self._statistics.drop("newer_frame")
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        """Derive the camera where the message says something new."""
+        source = _calibration_of(message)
+        if source == self._camera_source:
+            return
+        self._camera_source = source
+        self._camera_state = self._derive_camera(message)
+        if self._waiting is not None:
+            item, self._waiting = self._waiting, None
+            self._offer(item)
+
+    def _derive_camera(self, message: CameraInfo) -> CameraState:
+        topic = list(self._subscriptions_by_topic)[-1]
+        try:
+            camera = camera_of(message)
+        except UsageError as error:
+            return CameraState(None, "bad_camera_info", f"{topic} cannot be used, images are dropped. {error}")
+        if camera is None:
+            text = f"{topic} says K[0] = 0: an uncalibrated camera, images are dropped. Calibrate it."
+            return CameraState(None, "uncalibrated", text)
+        for key in ("uncalibrated", "bad_camera_info", "size_mismatch"):
+            self._notifier.forget(key)
+        return CameraState(camera)
+
+    # ------------------------------------------------------------------ services and parameters
+
+    def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Forget the previous frame; the pose stays."""
+        if self._pipeline is None:
+            response.success, response.message = False, "Not configured: there is nothing to reset."
+            return response
+        self._worker.submit(self._pipeline.reset).result()
+        self._newest_ns = None
+        response.success, response.message = True, "The next frame starts a new pair; the pose is kept."
+        return response
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        """Switch processing off and on; images that arrive while off are counted as dropped."""
+        self._enabled = request.data
+        response.success, response.message = True, "enabled" if request.data else "disabled"
+        return response
+
+    def _on_load_checkpoint(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Load the file of the parameter `checkpoint`; the old networks go on where it cannot be used."""
+        if self._pipeline is None:
+            response.success, response.message = False, "Not configured: configure loads the checkpoint."
+            return response
+        try:
+            predictor = self._in_worker(self._replace_predictor)
+        except _LOAD_ERRORS as error:
+            response.success, response.message = False, f"{_load_failure(error)} The old networks are kept."
+            self.get_logger().error(response.message)
+            return response
+        self._describe_predictor(predictor)
+        response.success, response.message = True, f"Loaded {self._checkpoint}."
+        return response
+
+    def _replace_predictor(self) -> Predictor:
+        """Load, try out on the present camera, and only then replace. Runs in the worker."""
+        predictor = self._load(self._predictor_request())
+        if self._camera_state.camera is not None:
+            predictor.warm_up(self._camera_state.camera)
+        self._pipeline.replace_predictor(predictor)
+        return predictor
+
+    def _predictor_request(self) -> PredictorRequest:
+        width, height = self.get_parameter("input_width").value, self.get_parameter("input_height").value
+        return PredictorRequest(
+            checkpoint=self.get_parameter("checkpoint").value,
+            device=self.get_parameter("device").value,
+            input_size=(width, height) if width else None,
+        )
+
+    def _describe_predictor(self, predictor: Predictor) -> None:
+        self._checkpoint = self.get_parameter("checkpoint").value or "the shipped checkpoint"
+        self._device = str(getattr(predictor, "device", self.get_parameter("device").value))
+        self._notifier.forget("scale_unknown")
+        self.get_logger().info(f"Loaded {self._checkpoint} on {self._device}.")
+
+    def _apply_parameters(self, _parameters: Sequence[Parameter]) -> None:
+        if self._processor is not None:
+            self._processor.apply(read(self))
+
+    # ------------------------------------------------------------------ diagnostics
+
+    def _every_second(self) -> None:
+        values = read(self)
+        state = self._state if self._enabled or self._state != "active" else "disabled"
+        snapshot = self._statistics.snapshot()
+        if state == "active":
+            self._watch_input(snapshot.seconds_since_input, values)
+        level, text = assess(snapshot, state, values["no_data_timeout"])
+        rows = [("state", state), *self._facts(values), *snapshot.rows()]
+        name = self.get_fully_qualified_name().lstrip("/")
+        now = self.get_clock().now().to_msg()
+        self._diagnostics.publish(diagnostics_message(name, self._frame_id, level, text, rows, now))
+
+    def _facts(self, values: dict) -> list[tuple[str, str]]:
+        """What is running, as opposed to how fast."""
+        last = self._processor.last_prediction if self._processor is not None else None
+        rows = [
+            ("checkpoint", self._checkpoint),
+            ("device", getattr(self, "_device", "")),
+            ("memory_mb", f"{_resident_megabytes():.0f}"),
+            ("metric", "unknown" if last is None else str(last.metric).lower()),
+            ("scale_source", values["scale_source"]),
+            ("scale", f"{values['scale']:g}" if values["scale_source"] == "fixed" else ""),
+        ]
+        if last is not None:
+            age = self.get_clock().now().nanoseconds - last.stamp_ns
+            rows += [
+                ("output_size", f"{last.camera.width}x{last.camera.height}"),
+                ("stamp_age_s", f"{age * 1e-9:.3f}"),
+            ]
+        return rows
+
+    def _watch_input(self, seconds_since_input: float | None, values: dict) -> None:
+        """Say once per silence why no image, or no camera_info, arrives."""
+        timeout = values["no_data_timeout"]
+        active_for = time.monotonic() - self._active_since
+        silent_for = min(active_for, active_for if seconds_since_input is None else seconds_since_input)
+        if silent_for < timeout:
+            self._notifier.forget("silence")
+        elif self._notifier.once("silence", self._explain(0, timeout)):
+            return
+        if self._camera_state is _NO_CAMERA_INFO and active_for > timeout:
+            self._notifier.once("no_camera_info_yet", self._explain(1, timeout))
+
+    def _explain(self, index: int, timeout: float) -> str:
+        """Why the image topic (0) or the camera_info topic (1) is silent."""
+        topic, subscription = list(self._subscriptions_by_topic.items())[index]
+        publishers = [
+            Endpoint(
+                f"{info.node_namespace.rstrip('/')}/{info.node_name}",
+                info.topic_type,
+                info.qos_profile.reliability == ReliabilityPolicy.RELIABLE,
+            )
+            for info in self.get_publishers_info_by_topic(topic)
+        ]
+        kind = subscription.msg_type
+        type_name = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
+        reliable = subscription.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+        return f"Nothing received for {timeout:g} s. {explain_silence(topic, type_name, reliable, publishers)}"
+
+
+def _input_qos(reliability: str) -> QoSProfile:
+    """Sensor data, newest message only."""
+    return QoSProfile(
+        depth=1, reliability=ReliabilityPolicy.RELIABLE if reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
+    )
+
+
+def _calibration_of(message: CameraInfo) -> tuple:
+    """Everything of a CameraInfo but its stamp, to compare."""
+    roi = message.roi
+    return (
+        message.width,
+        message.height,
+        message.distortion_model,
+        tuple(message.k),
+        tuple(message.d),
+        (message.binning_x, message.binning_y),
+        (roi.x_offset, roi.y_offset, roi.width, roi.height),
+    )
+
+
+def _load_failure(error: Exception) -> str:
+    text = str(error) if isinstance(error, CoopnetError) else f"{type(error).__name__}: {error}"
+    return f"The networks could not be loaded. {text}"
+
+
+def _resident_megabytes() -> float:
+    """Memory of this process, MB; 0 where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+    return 0.0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="coopnet_node",
+        description="Depth, odometry, flow and a moving mask from one camera. Parameters and remappings follow "
+        "--ros-args, e.g. --ros-args -r image:=/camera/image_raw -r camera_info:=/camera/camera_info.",
+    )
+    parser.add_argument("--checkpoint", default="", help="the networks (.safetensors); default: the shipped ones")
+    return parser.parse_args(list(arguments))
+
+
+def main(argv: Sequence[str] | None = None, load: PredictorFactory = load_predictor) -> int:
+    """Run the node until SIGINT or SIGTERM.
+
+    Args:
+        argv: arguments, those of the process where None.
+        load: opens the networks.
+
+    Returns:
+        0 after a request to stop, 2 when a parameter or the checkpoint cannot be used.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = _parse(remove_ros_args(["coopnet_node", *arguments])[1:])
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    # our own handlers: with rclpy's the context is gone before the worker has published its last result
+    rclpy.init(args=["coopnet_node", *arguments], signal_handler_options=SignalHandlerOptions.NO)
+    overrides = [Parameter("checkpoint", value=options.checkpoint)] if options.checkpoint else []
+    try:
+        node = CoopnetNode(overrides, load, stop)
+    except UsageError as error:
+        rclpy.logging.get_logger("coopnet").error(str(error))
+        rclpy.try_shutdown()
+        return UsageError.exit_code
+    try:
+        if node.get_parameter("autostart").value and not node.start():
+            return 0 if stop.is_set() else UsageError.exit_code
+        _spin(node, stop)
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _spin(node: CoopnetNode, stop: threading.Event) -> None:
+    """Serve the node's callbacks until asked to stop."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    with contextlib.suppress(ExternalShutdownException):
+        while not stop.is_set():
+            executor.spin_once(timeout_sec=0.1)
+    executor.shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
