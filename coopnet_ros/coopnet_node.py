@@ -71,7 +71,7 @@ class CoopnetNode(LifecycleNode):
         super().__init__("coopnet", parameter_overrides=list(parameter_overrides))
         self._load = load
         self._stop = stop or threading.Event()
-        self._statistics = Statistics()
+        self.statistics = Statistics()
         self._notifier = Notifier(lambda text: self.get_logger().warning(text))
         self._worker: Worker[ImageItem] | None = None
         self._processor: Processor | None = None
@@ -115,7 +115,7 @@ class CoopnetNode(LifecycleNode):
             self._release()
             return TransitionCallbackReturn.FAILURE
         self._outputs = Outputs(self)
-        self._pipeline = Pipeline(predictor, self._statistics, pipeline_settings(values))
+        self._pipeline = Pipeline(predictor, self.statistics, pipeline_settings(values))
         fallback = transform(values["base_to_camera.translation"], values["base_to_camera.rotation"])
         mount = CameraMount(
             self,
@@ -129,7 +129,7 @@ class CoopnetNode(LifecycleNode):
         self._processor = Processor(
             self._pipeline,
             self._outputs,
-            self._statistics,
+            self.statistics,
             self._notifier,
             mount,
             transforms,
@@ -225,21 +225,21 @@ class CoopnetNode(LifecycleNode):
         self._subscriptions_by_topic = {}
         if self._waiting is not None:
             self._waiting = None
-            self._statistics.drop("inactive")
+            self.statistics.drop("inactive")
         if self._worker is not None and self._worker.discard():
-            self._statistics.drop("inactive")
+            self.statistics.drop("inactive")
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         """Keep the newest image for the worker and return."""
         item = ImageItem(message, time.perf_counter())
-        self._statistics.receive()
+        self.statistics.receive()
         if not self._enabled:
-            self._statistics.drop("disabled")
+            self.statistics.drop("disabled")
             return
         stamp_ns = to_nanoseconds(message.header.stamp)
         threshold = self.get_parameter("time_jump_threshold").value
         if classify_arrival(self._newest_ns, stamp_ns, threshold) is Arrival.OUT_OF_ORDER:
-            self._statistics.reject("out_of_order")
+            self.statistics.reject("out_of_order")
             return
         self._newest_ns = stamp_ns
         self._frame_id = message.header.frame_id
@@ -251,12 +251,12 @@ class CoopnetNode(LifecycleNode):
     def _hold(self, item: ImageItem) -> None:
         """Before the first camera_info: keep the newest image, it may be the next message."""
         if self._waiting is not None:
-            self._statistics.reject("no_camera_info")
+            self.statistics.reject("no_camera_info")
         self._waiting = item
 
     def _offer(self, item: ImageItem) -> None:
         if self._worker.offer(item):
-            self._statistics.drop("newer_frame")
+            self.statistics.drop("newer_frame")
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         """Derive the camera where the message says something new."""
@@ -346,7 +346,7 @@ class CoopnetNode(LifecycleNode):
     def _every_second(self) -> None:
         values = read(self)
         state = self._state if self._enabled or self._state != "active" else "disabled"
-        snapshot = self._statistics.snapshot()
+        snapshot = self.statistics.snapshot()
         if state == "active":
             self._watch_input(snapshot.seconds_since_input, values)
         level, text = assess(snapshot, state, values["no_data_timeout"])

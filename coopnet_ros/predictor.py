@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from coopnet_core.errors import CheckpointError, UsageError
+from coopnet_core.errors import CheckpointError
 from coopnet_core.inference.prediction import Predictor
 from coopnet_core.resources import shipped_file
 
@@ -53,17 +53,10 @@ def load_predictor(request: PredictorRequest) -> Predictor:
 
     Raises:
         CheckpointError: the file is missing, or is no checkpoint of this package.
-        UsageError: the device does not exist.
+        UsageError: the device or the input size cannot be used.
     """
     path = request.path
     # here, not at the top: torch takes seconds to import, and the worker thread has them
-    import torch
-
     from coopnet_core.inference.stream import StreamPredictor
 
-    device = request.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device={device}: no usable CUDA device was found. Set device to cpu or auto.")
-    return StreamPredictor(path, device=device, input_size=request.input_size)
+    return StreamPredictor(path, device=request.device, input_size=request.input_size)

@@ -1,0 +1,44 @@
+"""ROS for the tests of the node: the image profile of Fast DDS, a domain per module, a rig per test."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed")
+
+PROFILE = Path(__file__).resolve().parents[2] / "config" / "fastdds_image_profile.xml"
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+    os.environ.setdefault(variable, str(PROFILE))
+
+
+@pytest.fixture(scope="module")
+def ros(request):
+    """rclpy in a domain of this module and process, so that parallel runs do not hear each other."""
+    import rclpy
+    from ros.rig import open_context
+
+    domain = 1 + (zlib.crc32(request.module.__name__.encode()) + os.getpid()) % 100
+    open_context(domain)
+    yield domain
+    rclpy.try_shutdown()
+
+
+@pytest.fixture
+def make_rig(ros):
+    """Opens rigs and closes them after the test."""
+    from ros.rig import Rig
+
+    rigs = []
+
+    def make(*args, **kwargs):
+        rigs.append(Rig(*args, **kwargs))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.close()
