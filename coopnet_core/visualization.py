@@ -175,7 +175,7 @@ def panel(
         _or_empty(prediction.flow, image, lambda flow: flow_to_color(flow, max_px)),
         _or_empty(prediction.motion_probability, image, lambda mask: mask_overlay(image, mask)),
     ]
-    captions = ["image", f"depth {near:.2g}-{far:.2g} {unit}", f"flow, saturated at {max_px:.2g} px", "moving"]
+    captions = ["image", f"depth {near:.3g}-{far:.3g} {unit}", f"flow, saturated at {max_px:.3g} px", "moving"]
     if truth is not None:
         scale = _median_ratio(truth.depth, prediction.depth)
         limits = (near * scale, far * scale)
@@ -185,7 +185,7 @@ def panel(
             _or_empty(truth.flow, image, lambda flow: flow_to_color(flow, max_px)),
             _or_empty(truth.moving, image, lambda mask: mask_overlay(image, mask)),
         ]
-        captions += ["truth", f"depth {limits[0]:.2g}-{limits[1]:.2g} m", "flow", "moving"]
+        captions += ["truth", f"depth {limits[0]:.3g}-{limits[1]:.3g} m", "flow", "moving"]
     enlargement = max(1, -(-min_width // image.shape[1]))
     height, width = image.shape[0] * enlargement, image.shape[1] * enlargement
     pictures = [_resized(picture, width, height) for picture in pictures]

@@ -1,0 +1,1 @@
+"""Evaluation: pure metric functions, thin meters with mergeable state, reports."""
