@@ -14,7 +14,7 @@ import numpy as np
 from coopnet_core.data.frames import Clip, Frame, FrameTruth
 from coopnet_core.data.rendered_objects import light_of
 from coopnet_core.data.rendered_raster import Quads, View, cast_grid, hidden, ray_axes, view
-from coopnet_core.data.rendered_scene import STATIC, Plan, Street, build_street
+from coopnet_core.data.rendered_scene import STATIC, Mover, Plan, build_street
 from coopnet_core.data.rendered_textures import GROUND_TEXELS_PER_METRE, TEXELS_PER_METRE
 from coopnet_core.errors import UsageError
 from coopnet_core.geometry.camera import Camera
@@ -280,12 +280,12 @@ class _Renderer:
 
 
 def _dot(rows: np.ndarray, q: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """rows[q] . (x, y, 1), float32."""
+    """Dot product of rows[q] with (x, y, 1), float32."""
     rows = rows.astype(np.float32)
     return rows[q, 0] * x + rows[q, 1] * y + rows[q, 2]
 
 
-def _lit(mover: object) -> object:
+def _lit(mover: Mover) -> Mover:
     """The mover with its faces lit for the way it stands in the first frame (constant brightness over the clip)."""
     quads = mover.thing.quads
     normal = np.cross(quads.axis_u, quads.axis_v) @ mover.poses[0][:3, :3].T

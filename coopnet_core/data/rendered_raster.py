@@ -165,7 +165,7 @@ def _cast_face(scene: View, q: int, x: np.ndarray, y: np.ndarray, depth: np.ndar
 
 
 def _plane(row: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """row . (x, y, 1) on the grid of x and y, float32."""
+    """Dot product of `row` with (x, y, 1) on the grid of x and y, float32."""
     return (row[0] * x)[None, :].astype(np.float32) + (row[1] * y + row[2])[:, None].astype(np.float32)
 
 

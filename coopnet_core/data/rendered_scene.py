@@ -5,6 +5,7 @@ World frame: x right, y down, z forward along the road at the start, the ground 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -512,7 +513,7 @@ def _row(
     offset: float,
     spacing: tuple[float, float],
     travel: float,
-    make: object,
+    make: Callable[[np.random.Generator, Materials], Thing],
 ) -> list[Quads]:
     """Things of one kind along one side of the road, at random spacings."""
     parts = []

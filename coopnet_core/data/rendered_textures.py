@@ -149,7 +149,7 @@ def mottled(rng: np.random.Generator, height: int, width: int, colour: np.ndarra
 def facade(rng: np.random.Generator) -> np.ndarray:
     """A house front with rows of windows, (512, 512, 3), 12.8 m a side."""
     size = 512
-    wall = mottled(rng, size, size, random_colour(rng, (75, 185), 0.35), rng.uniform(16, 30))
+    wall = mottled(rng, size, size, random_colour(rng, (75, 185), 0.22), rng.uniform(16, 30))
     columns, rows = int(rng.integers(2, 6)), int(rng.integers(3, 6))
     glass = mottled(rng, size, size, random_colour(rng, (30, 80), 0.3), 22.0)
     share_x, share_y = rng.uniform(0.35, 0.65), rng.uniform(0.4, 0.65)
@@ -222,7 +222,7 @@ def foliage(rng: np.random.Generator) -> np.ndarray:
 
 def plain(rng: np.random.Generator) -> np.ndarray:
     """Bark, concrete, clothes, containers: (256, 256, 3)."""
-    return mottled(rng, 256, 256, random_colour(rng, (45, 190), 0.5), rng.uniform(16, 30))
+    return mottled(rng, 256, 256, random_colour(rng, (45, 190), 0.35), rng.uniform(16, 30))
 
 
 def car_side(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
@@ -259,6 +259,8 @@ def car_glass(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
     return image
 
 
-def make_many(rng: np.random.Generator, count: int, make: Callable[[np.random.Generator], np.ndarray]) -> list:
+def make_many(
+    rng: np.random.Generator, count: int, make: Callable[[np.random.Generator], np.ndarray]
+) -> list[np.ndarray]:
     """`count` textures of one kind."""
     return [make(rng) for _ in range(count)]
