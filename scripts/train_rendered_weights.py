@@ -23,7 +23,7 @@ from coopnet_core.data.frames import Clip
 from coopnet_core.geometry.camera import Camera
 
 FIELDS_OF_VIEW = (60.0, 95.0)
-FRAMES = 16
+FRAMES = 12
 
 
 def camera_of(seed: int, width: int, height: int) -> Camera:

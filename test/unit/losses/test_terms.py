@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from coopnet_core.losses.consistency import charbonnier
+from coopnet_core.losses.reduction import masked_mean
+from coopnet_core.losses.smoothness import disparity_smoothness, flow_smoothness
+from coopnet_core.losses.visibility import forward_backward_visible, usable_visibility
+
+
+def test_masked_mean_and_an_empty_mask():
+    values = torch.tensor([1.0, 2.0, 6.0], requires_grad=True)
+    assert masked_mean(values, torch.tensor([True, False, True])).item() == pytest.approx(3.5)
+    empty = masked_mean(values, torch.zeros(3))
+    empty.backward()
+    assert empty.item() == 0.0
+    assert values.grad.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_shrinking_the_disparity_gains_nothing():
+    disparity, image = torch.rand(1, 1, 16, 16) + 0.1, torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(
+        disparity_smoothness(disparity, image), disparity_smoothness(0.01 * disparity, image), rtol=1e-3, atol=1e-5
+    )
+
+
+def test_linear_flow_is_smooth():
+    ramp = torch.linspace(0, 5, 20).expand(1, 2, 16, 20)
+    assert flow_smoothness(ramp, torch.rand(1, 3, 16, 20)).item() < 1e-6
+    assert flow_smoothness(ramp.square(), torch.rand(1, 3, 16, 20)).item() > 1e-3
+
+
+def test_smoothness_is_cheaper_across_an_edge():
+    step_image = torch.zeros(1, 3, 16, 16)
+    step_image[..., 8:] = 1.0
+    disparity = torch.ones(1, 1, 16, 16)
+    disparity[..., 8:] = 2.0
+    flat = torch.zeros(1, 3, 16, 16)
+    assert disparity_smoothness(disparity, step_image) < 0.5 * disparity_smoothness(disparity, flat)
+
+
+def test_forward_backward_check_warps_the_backward_flow():
+    # A flow that grows along x: its inverse at the same pixel differs, at the warped pixel it matches.
+    x = torch.arange(64.0).expand(1, 1, 32, 64)
+    forward = torch.cat([0.2 * x, torch.zeros_like(x)], dim=1)
+    backward = torch.cat([-x * 0.2 / 1.2, torch.zeros_like(x)], dim=1)
+    visible = forward_backward_visible(forward, backward)
+    assert visible[..., :50].all()
+    assert not forward_backward_visible(forward, -backward)[..., 10:].any()
+
+
+def test_opposite_errors_do_not_cancel():
+    forward, backward = torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8)
+    backward[:, 0], backward[:, 1] = 3.0, -3.0
+    assert not forward_backward_visible(forward, backward).any()
+
+
+def test_visibility_falls_back_where_the_check_leaves_nothing():
+    inside = torch.ones(2, 1, 4, 4, dtype=torch.bool)
+    visible = inside.clone()
+    visible[1] = False
+    assert usable_visibility(visible, inside).all()
+    visible[1, :, :2] = True
+    assert usable_visibility(visible, inside)[1].float().mean() == 0.5
+
+
+def test_charbonnier_is_zero_at_zero_with_finite_gradient():
+    residual = torch.zeros(1, 2, 3, 3, requires_grad=True)
+    value = charbonnier(residual)
+    value.sum().backward()
+    assert value.abs().max() < 1e-6
+    assert residual.grad.isfinite().all()
