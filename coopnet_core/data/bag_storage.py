@@ -11,7 +11,7 @@ import sqlite3
 import struct
 import sys
 from binascii import crc32
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -176,10 +176,18 @@ class _IndexedFile:
                 seen.add((connection.topic, bag_ns))
                 yield RawMessage(connection.topic, bag_ns, data)
         except _DAMAGE as error:
-            rest = _salvage(self.path, _reason(error))
-            yield from (message for message in rest.messages(names) if (message.topic, message.bag_ns) not in seen)
-            self.problems += [problem for problem in rest.problems if problem not in self.problems]
-            rest.close()
+            yield from self._rest(names, seen, _reason(error))
+
+    def _rest(self, names: Collection[str], seen: set[tuple[str, int]], reason: str) -> Iterator[RawMessage]:
+        """What the salvaging reader finds besides the messages already seen."""
+        try:
+            rest = _salvage(self.path, reason)
+        except NoUsableDataError as error:
+            self.problems.append(str(error))
+            return
+        yield from (message for message in rest.messages(names) if (message.topic, message.bag_ns) not in seen)
+        self.problems += [problem for problem in rest.problems if problem not in self.problems]
+        rest.close()
 
     def close(self) -> None:
         """See `StorageFile`."""
@@ -252,10 +260,11 @@ class _SalvagedMcap:
     def _chunk_records(self, content: bytes, whole: bool) -> Iterator[tuple[int, bytes]]:
         """(operation, content) of the whole records in a chunk, also when its end is missing."""
         try:
-            data = _chunk_data(content, whole)
+            data = _chunk_data(content)
         except _DAMAGE as error:
-            self._note(f"{self.path.name}: a chunk of {len(content)} bytes is damaged ({_reason(error)}) and left out")
-            return
+            if whole:
+                self._note(f"{self.path.name}: a chunk of {len(content)} bytes is damaged ({_reason(error)})")
+            data = _start_of_chunk(content)
         stream = BytesIO(data)
         while len(header := stream.read(9)) == 9:
             length = struct.unpack("<Q", header[1:])[0]
@@ -299,26 +308,49 @@ def _string(record: bytes, offset: int) -> tuple[str, int]:
     return record[offset + 4 : end].decode(), end
 
 
-def _chunk_data(content: bytes, whole: bool) -> bytes:
-    """The records of a chunk, decompressed; of a cut-off chunk, those that the part at hand yields.
+def _chunk_data(content: bytes) -> bytes:
+    """The records of a chunk, decompressed and checked.
 
     Raises:
         ReaderError: the checksum does not fit, or the compression is unknown.
+        Exception: one of _DAMAGE, from the decompressor.
     """
     checksum = struct.unpack_from("<I", content, 24)[0]
-    compression, offset = _string(content, 28)
-    packed = content[offset + 8 :]
-    if compression == "zstd":
-        data = zstd.decompress(packed) if whole else zstd.ZstdDecompressor().decompress(packed)
-    elif compression == "lz4":
-        data = lz4.frame.decompress(packed) if whole else lz4.frame.LZ4FrameDecompressor().decompress(packed)
-    elif compression == "":
-        data = packed
-    else:
+    compression, packed = _packed(content)
+    if compression not in _DECOMPRESSORS:
         raise ReaderError(f"unknown compression {compression!r}")
-    if whole and checksum and crc32(data) != checksum:
+    data = _DECOMPRESSORS[compression][0](packed)
+    if checksum and crc32(data) != checksum:
         raise ReaderError("checksum does not fit")
     return data
+
+
+def _start_of_chunk(content: bytes) -> bytes:
+    """What can be decompressed from the start of a chunk that is cut off or damaged further on; may be empty."""
+    pieces = []
+    try:
+        compression, packed = _packed(content)
+        decompress = _DECOMPRESSORS[compression][1]()
+        for offset in range(0, len(packed), _PIECE):
+            pieces.append(decompress(packed[offset : offset + _PIECE]))
+    except _DAMAGE:
+        pass  # what came before is kept
+    return b"".join(pieces)
+
+
+def _packed(content: bytes) -> tuple[str, bytes]:
+    """Name of the compression and compressed bytes of a chunk record."""
+    compression, offset = _string(content, 28)
+    return compression, content[offset + 8 :]
+
+
+_PIECE = 4096
+_DECOMPRESSORS: dict[str, tuple[Callable[[bytes], bytes], Callable[[], Callable[[bytes], bytes]]]] = {
+    # name: (a whole block, a new stream that takes piece after piece)
+    "": (bytes, lambda: bytes),
+    "zstd": (zstd.decompress, lambda: zstd.ZstdDecompressor().decompress),
+    "lz4": (lz4.frame.decompress, lambda: lz4.frame.LZ4FrameDecompressor().decompress),
+}
 
 
 class _SalvagedSqlite:
