@@ -443,6 +443,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--ros-args, e.g. --ros-args -r image:=/camera/image_raw -r camera_info:=/camera/camera_info.",
     )
     parser.add_argument("--checkpoint", default="", help="the networks (.safetensors); default: the shipped ones")
+    parser.add_argument("--device", default="", help="auto, cpu, cuda or cuda:N; default: the parameter's")
+    parser.add_argument("--image-transport", default="", help="raw or compressed; default: the parameter's")
     return parser.parse_args(list(arguments))
 
 
@@ -463,7 +465,8 @@ def main(argv: Sequence[str] | None = None, load: PredictorFactory = load_predic
         signal.signal(number, lambda *_: stop.set())
     # our own handlers: with rclpy's the context is gone before the worker has published its last result
     rclpy.init(args=["coopnet_node", *arguments], signal_handler_options=SignalHandlerOptions.NO)
-    overrides = [Parameter("checkpoint", value=options.checkpoint)] if options.checkpoint else []
+    # options given empty (by a launch file whose argument is not set) leave the parameter as it is
+    overrides = [Parameter(name, value=value) for name, value in vars(options).items() if value]
     try:
         node = CoopnetNode(overrides, load, stop)
     except UsageError as error:
