@@ -171,6 +171,11 @@ def read_truth(path: Path | str, topics: TruthTopics | None = None, camera_frame
         raise
 
 
+def static_transform(bag: Bag, parent: str, child: str) -> np.ndarray | None:
+    """T_parent_child (4, 4) from the recorded /tf_static, or None where the two are not connected."""
+    return _chain(_static_transforms(bag), parent, child)
+
+
 def _truth_array(kind: str, message: Any) -> np.ndarray:
     """One truth image as FrameTruth wants it.
 
