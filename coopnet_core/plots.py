@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def plot_curves(metrics: Path, path: Path) -> Path:
         _draw_stages(axes, train)
     for axes in list(grid.flat)[len(drawn) :]:
         axes.set_visible(False)
+    figure.suptitle("lines: training, dots: validation, dotted: a stage begins", fontsize=9)
     return _save(path, figure)
 
 
@@ -126,12 +128,12 @@ def _draw_curves(
             axes.plot(*_smoothed(steps, values, window), color=color, linewidth=1.5, label=name)
         steps, values = _series(validation, name)
         if len(steps):
-            axes.plot(steps, values, "o", color=color, markersize=3, label=f"{name}, validation")
+            axes.plot(steps, values, "o", color=color, markersize=3)
 
 
 def _draw_stages(axes: Axes, train: Sequence[dict[str, Any]]) -> None:
     """A dotted line where a stage of the training begins."""
-    for before, after in zip(train[:-1], train[1:], strict=True):
+    for before, after in pairwise(train):
         if before.get("stage") != after.get("stage"):
             axes.axvline(after["step"], color="#888888", linestyle=":", linewidth=1.0)
 

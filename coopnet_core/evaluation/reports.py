@@ -15,9 +15,10 @@ _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:64rem;padding:1rem;color:#1b1f24;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #d0d7de}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:.3rem .7rem;text-align:right}
-th:first-child,td:first-child{text-align:left}tr:nth-child(even) td{background:#f6f8fa}thead th{border-bottom:2px solid #d0d7de}
-.wide{overflow-x:auto}img{max-width:100%;height:auto;border-radius:4px}figure{margin:1rem 0}figcaption,.note{color:#57606a;font-size:.9rem}
-td.best{font-weight:600}
+th:first-child,td:first-child{text-align:left}tr:nth-child(even) td{background:#f6f8fa}
+thead th{border-bottom:2px solid #d0d7de}
+.wide{overflow-x:auto}img{max-width:100%;height:auto;border-radius:4px}figure{margin:1rem 0}
+figcaption,.note{color:#57606a;font-size:.9rem}
 @media(prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}tr:nth-child(even) td{background:#161b22}
 h2,thead th{border-color:#30363d}figcaption,.note{color:#9da7b1}}
 """
