@@ -15,7 +15,8 @@ def gradient_shares(output: StepOutput) -> dict[str, float]:
     """
     sums = []
     for coordinates in (output.rigid_coordinates, output.flow_coordinates):
-        gradient = None if coordinates is None or not coordinates.requires_grad else coordinates.grad
+        retained = coordinates is not None and coordinates.retains_grad
+        gradient = coordinates.grad if retained else None
         sums.append(0.0 if gradient is None else float(gradient.norm(dim=1).sum()))
     total = sum(sums)
     if total == 0:

@@ -26,9 +26,10 @@ from coopnet_core.losses.photometric import photometric_error
 
 _MINIMUM_SPREAD = 0.02
 _MINIMUM_LOG_SPREAD = 0.3
-_EVIDENCE_LIMIT = 4.0
+_QUANTILE_SAMPLES = 16384
+_EVIDENCE_LIMIT = 5.0
 """One cue alone cannot say more than this (nats) in the joint posterior."""
-_ABSENCE_LIMIT = 2.0
+_ABSENCE_LIMIT = 1.0
 """Delta near 0 says little against motion: a mover without texture has it too."""
 
 Posterior = Literal["off", "coarse", "fine"]
@@ -179,6 +180,24 @@ def weighted_moments(values: Tensor, weights: Tensor, minimum_spread: float) -> 
     return mean, variance.sqrt().clamp(min=minimum_spread)
 
 
+def robust_static_moments(values: Tensor, visible: Tensor, pi: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread of the static part of `values`, when a share `pi` of them are movers, which lie above it.
+
+    Quantiles of the lower part instead of moments: a Gaussian fitted by moments grows until it swallows the movers.
+
+    Args:
+        values: (B, 1, H, W).
+        visible: (B, 1, H, W), 0 where a value does not count.
+        pi: scalar.
+    """
+    flat = torch.where(visible > 0, values, torch.nan).flatten()
+    thinned = flat[:: max(1, flat.numel() // _QUANTILE_SAMPLES)]
+    pi = pi.nan_to_num(0.0)
+    levels = torch.stack([0.5 * (1 - pi), 0.1587 * (1 - pi)]).to(thinned.dtype)
+    middle, low = torch.nanquantile(thinned, levels)
+    return middle, (middle - low).clamp(min=_MINIMUM_LOG_SPREAD)
+
+
 def log_likelihood_ratio(evidence: Evidence, state: ErrorModelState, config: ErrorModelConfig) -> Tensor:
     """Log p(evidence | moving) - log p(evidence | static), (B, 1, H, W); a cue whose gate is shut says nothing."""
     photometric = gaussian_log_density(
@@ -242,12 +261,13 @@ def update(state: ErrorModelState, evidence: Evidence, anchor: Anchor, config: E
         gamma = posterior(evidence, fitted, config)
         static = (1 - gamma) * visible
         b_r, b_f = fit_asymmetric_laplace(evidence.delta, static, config.minimum_b)
-        static_mean, static_spread = weighted_moments(evidence.log_disagreement, static, _MINIMUM_LOG_SPREAD)
+        pi = (gamma.sum() / count).clamp(config.minimum_pi, config.maximum_pi)
+        static_mean, static_spread = robust_static_moments(evidence.log_disagreement, visible, pi)
         fitted = replace(
             fitted,
             b_r=b_r,
             b_f=b_f,
-            pi=(gamma.sum() / count).clamp(config.minimum_pi, config.maximum_pi),
+            pi=pi,
             log_static_mean=static_mean,
             log_static_spread=static_spread,
         )

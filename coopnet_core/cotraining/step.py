@@ -282,6 +282,6 @@ def _rigid_term(
     used = error < _UNSEEN
     if config.auto_mask:
         still = identity_error.unflatten(0, (-1, sources)).amin(dim=1)
-        used = used & (error.detach() <= still)
+        used = used & (error.detach() < still)
     weight = used.float() * (1 - gamma)
     return masked_mean(torch.where(used, error, torch.zeros_like(error)), weight), used

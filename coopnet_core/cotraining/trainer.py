@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,7 +17,15 @@ from typing import Any, TextIO
 import torch
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -25,7 +36,7 @@ from coopnet_core.cotraining.error_model import ErrorModelState
 from coopnet_core.cotraining.step import StepOutput, step
 from coopnet_core.data.augmentation import augment, to_float
 from coopnet_core.data.frames import Clip
-from coopnet_core.data.triplets import TripletSampler
+from coopnet_core.data.triplets import Batch, TripletSampler
 from coopnet_core.errors import CheckpointError, DivergedError, UsageError
 from coopnet_core.networks.bundle import CoopNetworks
 
@@ -101,17 +112,39 @@ def train(
     if clips_validation:
         validation = TripletSampler(clips_validation, config.frame_offsets, config.batch_size, config.seed)
     half = half_dtype(device) if config.mixed_precision else None
-    interrupted = False
     try:
-        with _progress(console) as progress:
+        with _stop_requests() as stop, _progress(console) as progress:
             task = progress.add_task("training", total=config.steps, completed=run.step)
-            _loop(run, config, stages, validation, writer, half, device, progress, task)
-    except KeyboardInterrupt:
-        interrupted = True
+            _loop(run, config, stages, validation, writer, half, device, progress, task, stop)
     finally:
         writer.save(run)
         writer.close()
-    return TrainResult(writer.best_path, writer.last_path, run.step, interrupted)
+    return TrainResult(writer.best_path, writer.last_path, run.step, interrupted=stop.is_set())
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event set by Ctrl-C or SIGTERM, so that a run ends between two steps and resumes exactly.
+
+    A second Ctrl-C interrupts at once. Outside the main thread signals are left alone.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def request(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for number in earlier:
+        signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -171,10 +204,11 @@ def _loop(
     half: torch.dtype | None,
     device: torch.device,
     progress: Progress,
-    task: Any,
+    task: TaskID,
+    stop: threading.Event,
 ) -> None:
     bad_steps, clock, clock_step = 0, time.monotonic(), run.step
-    while run.step < config.steps:
+    while run.step < config.steps and not stop.is_set():
         _, stage, before = stage_at(stages, run.step, config.steps)
         rate = learning_rate(config, run.step, before)
         _set_stage(run, stage, rate)
@@ -204,7 +238,7 @@ def _loop(
 
 
 def _optimise(
-    run: _Run, batch: Any, config: TrainConfig, stage: StageConfig, half: torch.dtype | None, logs: bool
+    run: _Run, batch: Batch, config: TrainConfig, stage: StageConfig, half: torch.dtype | None, logs: bool
 ) -> tuple[StepOutput, bool]:
     """Forward, backward, clip per network, update. A step that is not finite changes nothing."""
     output = step(run.networks, batch, run.error_model, config.loss, stage, half)

@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import torch
+
+from coopnet_core.config import ErrorModelConfig
+from coopnet_core.cotraining.error_model import (
+    Anchor,
+    ErrorModelState,
+    Evidence,
+    asymmetric_laplace_log_density,
+    fit_asymmetric_laplace,
+    gate_is_open,
+    log_disagreement,
+    posterior,
+    smoothed_delta,
+    training_mask,
+    update,
+)
+
+PHOTOMETRIC = ErrorModelConfig(cue="photometric", em_steps=10, decay=0.0)
+
+
+def _sample(n=40_000, pi=0.2, b_r=0.03, b_f=0.02, mean=0.35, spread=0.08, seed=0):
+    """Delta drawn from the model itself, with its labels."""
+    rng = np.random.default_rng(seed)
+    delta = rng.exponential(b_r, n) - rng.exponential(b_f, n)
+    moving = rng.random(n) < pi
+    delta[moving] = rng.normal(mean, spread, moving.sum())
+    anchor = rng.normal(mean, spread, n)
+    shape = (1, 1, 200, n // 200)
+    flat = torch.zeros(shape)
+    return (
+        Evidence(torch.from_numpy(delta).float().view(shape), flat, torch.ones(shape)),
+        Anchor(torch.from_numpy(anchor).float().view(shape), flat),
+        torch.from_numpy(moving).view(shape),
+    )
+
+
+def test_the_density_integrates_to_one():
+    delta = torch.linspace(-3, 3, 600_001, dtype=torch.float64)
+    density = asymmetric_laplace_log_density(delta, torch.tensor(0.03), torch.tensor(0.02)).exp()
+    assert torch.trapezoid(density, delta).item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_closed_form_finds_the_scales():
+    evidence, _, _ = _sample(pi=0.0)
+    b_r, b_f = fit_asymmetric_laplace(evidence.delta, evidence.visible, 1e-4)
+    assert b_r.item() == pytest.approx(0.03, rel=0.03)
+    assert b_f.item() == pytest.approx(0.02, rel=0.03)
+
+
+def test_the_closed_form_is_the_maximum_of_the_likelihood():
+    evidence, _, _ = _sample(pi=0.0)
+    best = fit_asymmetric_laplace(evidence.delta, evidence.visible, 1e-4)
+
+    def likelihood(b_r, b_f):
+        return asymmetric_laplace_log_density(evidence.delta, b_r, b_f).mean()
+
+    for factor_r, factor_f in [(1.05, 1), (0.95, 1), (1, 1.05), (1, 0.95)]:
+        assert likelihood(*best) > likelihood(best[0] * factor_r, best[1] * factor_f)
+
+
+def test_em_recovers_truth_and_movers():
+    evidence, anchor, moving = _sample()
+    state = update(ErrorModelState.initial(), evidence, anchor, PHOTOMETRIC)
+    assert state.b_r.item() == pytest.approx(0.03, rel=0.1)
+    assert state.b_f.item() == pytest.approx(0.02, rel=0.1)
+    assert state.pi.item() == pytest.approx(0.2, abs=0.02)
+    flagged = posterior(evidence, state, PHOTOMETRIC) > 0.5
+    union = (flagged | moving).sum()
+    assert ((flagged & moving).sum() / union).item() > 0.9
+
+
+def test_a_gate_that_is_shut_withholds_nothing():
+    evidence, anchor, _ = _sample(b_r=0.4, mean=0.3)
+    state = update(ErrorModelState.initial(), evidence, anchor, PHOTOMETRIC)
+    assert not gate_is_open(state, PHOTOMETRIC)
+    error = torch.full_like(evidence.delta, 0.1)
+    assert training_mask(evidence, state, PHOTOMETRIC, error, error).max() == 0
+
+
+def test_the_mask_fades_in_once_the_gate_is_open():
+    evidence, anchor, _ = _sample()
+    config = ErrorModelConfig(cue="photometric", ramp_steps=4)
+    error = torch.full_like(evidence.delta, 0.1)
+    state, shares = ErrorModelState.initial(), []
+    for _ in range(5):
+        state = update(state, evidence, anchor, config)
+        shares.append(training_mask(evidence, state, config, error, error).mean().item())
+    assert 0 < shares[0] < shares[1] < shares[3]
+    assert shares[4] == pytest.approx(shares[3], rel=0.05)
+
+
+def test_flow_worse_than_rigid_is_never_moving():
+    evidence, anchor, _ = _sample()
+    state = update(ErrorModelState.initial(), evidence, anchor, PHOTOMETRIC)
+    worse = Evidence(-evidence.delta.abs(), evidence.log_disagreement, evidence.visible)
+    assert posterior(worse, state, PHOTOMETRIC).max() == 0
+
+
+def test_everything_moves_is_capped_per_image():
+    evidence, anchor, _ = _sample(pi=0.9)
+    config = ErrorModelConfig(cue="photometric", ramp_steps=1)
+    state = update(ErrorModelState.initial(), evidence, anchor, config)
+    assert state.pi.item() <= config.maximum_pi
+    error = torch.full_like(evidence.delta, 0.1)
+    mask = training_mask(evidence, state, config, error, error)
+    assert mask.mean().item() <= config.maximum_pi + 1e-4
+
+
+def test_a_pair_worse_than_no_motion_has_no_mask():
+    evidence, anchor, _ = _sample()
+    config = ErrorModelConfig(cue="photometric", ramp_steps=1)
+    state = update(ErrorModelState.initial(), evidence, anchor, config)
+    low, high = torch.full_like(evidence.delta, 0.1), torch.full_like(evidence.delta, 0.2)
+    assert training_mask(evidence, state, config, low, high).max() > 0.5
+    assert training_mask(evidence, state, config, high, low).max() == 0
+
+
+def test_nothing_visible_changes_nothing_and_stays_finite():
+    evidence, anchor, _ = _sample()
+    state = update(ErrorModelState.initial(), evidence, anchor, PHOTOMETRIC)
+    blind = Evidence(evidence.delta, evidence.log_disagreement, torch.zeros_like(evidence.visible))
+    after = update(state, blind, anchor, PHOTOMETRIC)
+    assert after.b_r == state.b_r
+    assert after.pi == state.pi
+
+
+def test_constant_and_infinite_evidence_keeps_the_state_finite():
+    shape = (1, 1, 8, 8)
+    zeros, ones = torch.zeros(shape), torch.ones(shape)
+    state = update(ErrorModelState.initial(), Evidence(zeros, zeros, ones), Anchor(zeros, zeros), PHOTOMETRIC)
+    assert all(np.isfinite(value) for value in state.as_floats().values())
+    broken = update(state, Evidence(zeros / 0, zeros, ones), Anchor(zeros, zeros), PHOTOMETRIC)
+    assert all(np.isfinite(value) for value in broken.as_floats().values())
+
+
+def test_the_joint_cue_finds_movers_without_texture():
+    shape = (1, 1, 20, 50)
+    moving = torch.zeros(shape, dtype=torch.bool)
+    moving[..., :10] = True
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(shape, generator=generator)
+    evidence = Evidence(0.01 * noise, torch.where(moving, 2.0 + 0.2 * noise, -1.0 + 0.3 * noise), torch.ones(shape))
+    anchor = Anchor(0.3 + 0.05 * noise, 2.0 + 0.5 * noise)
+    joint = ErrorModelConfig(cue="joint", em_steps=5)
+    state = update(ErrorModelState.initial(), evidence, anchor, joint)
+    gamma = posterior(evidence, state, joint)
+    assert gamma[moving].mean() > 0.5
+    assert gamma[~moving].mean() < 0.05
+    assert posterior(evidence, state, PHOTOMETRIC)[moving].mean() < 0.1
+
+
+def test_state_survives_plain_numbers():
+    state = ErrorModelState.initial()
+    assert ErrorModelState.from_floats(state.as_floats()).as_floats() == state.as_floats()
+
+
+def test_log_disagreement_by_hand():
+    flow, rigid = torch.zeros(1, 2, 1, 1), torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
+    assert log_disagreement(flow, rigid).item() == pytest.approx(np.log(5.05))
+
+
+def test_delta_is_positive_where_the_rigid_reconstruction_is_wrong():
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    wrong = image.flip(-1)
+    for factor in (1, 4):
+        delta = smoothed_delta(image, wrong, image, 3, factor)
+        assert delta.shape == (1, 1, 16, 16)
+        assert delta.mean() > 0.1

@@ -1,0 +1,124 @@
+import pytest
+import torch
+
+from coopnet_core.config import LossConfig, StageConfig, load_config
+from coopnet_core.cotraining.apportionment import gradient_shares, retain_gradients
+from coopnet_core.cotraining.error_model import ErrorModelState
+from coopnet_core.cotraining.step import step
+from coopnet_core.data.triplets import Batch
+from coopnet_core.networks.bundle import CoopNetworks
+
+CONFIG = load_config("small", [], {})
+TOGETHER = StageConfig(name="together", share=1, consistency=0.1)
+
+
+def _batch(rows=2, sources=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.rand(rows, 3, 64, 96, generator=generator)
+    # Neighbours are shifted copies, so that both sides have something to find.
+    shifted = torch.stack([target.roll(shift, 3) for shift in (1, -1)[:sources]], dim=1)
+    matrix = torch.tensor([[60.0, 0, 47.5], [0, 60.0, 31.5], [0, 0, 1]]).expand(rows, 3, 3)
+    return Batch(target, shifted, matrix.clone())
+
+
+@pytest.fixture
+def networks():
+    torch.manual_seed(0)
+    return CoopNetworks(CONFIG.networks)
+
+
+def _run(networks, batch, stage=TOGETHER, loss=CONFIG.loss):
+    return step(networks, batch, ErrorModelState.initial(), loss, stage)
+
+
+def test_every_network_learns_and_the_loss_is_finite(networks):
+    output = _run(networks, _batch())
+    output.loss.backward()
+    for name in ("depth", "pose", "flow"):
+        gradients = [p.grad for p in getattr(networks, name).parameters() if p.grad is not None]
+        assert gradients, name
+        assert all(g.isfinite().all() for g in gradients), name
+        assert sum(g.abs().sum() for g in gradients) > 0, name
+
+
+def test_a_stage_trains_only_what_it_names(networks):
+    stage = StageConfig(name="flow", share=1, train=("flow",), posterior="off")
+    output = _run(networks, _batch(), stage)
+    output.loss.backward()
+    assert all(p.grad is None for p in networks.depth.parameters())
+    assert "e_r" not in output.terms
+    rigid = StageConfig(name="rigid", share=1, train=("depth", "pose"), posterior="coarse", consistency=0.1)
+    networks.zero_grad()
+    _run(networks, _batch(), rigid).loss.backward()
+    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in networks.flow.parameters())
+
+
+def test_the_mask_and_the_model_get_no_gradient(networks):
+    output = _run(networks, _batch())
+    assert not output.gamma.requires_grad
+    assert not output.error_model.b_r.requires_grad
+
+
+def test_rows_do_not_influence_each_other_through_the_photometric_terms(networks):
+    networks.eval()
+    loss = LossConfig(rule="sum", auto_mask=False, occlusion=False, flow_smoothness=0, disparity_smoothness=0)
+    both = _run(networks, _batch(2), loss=loss).terms["flow_photometric"]
+    first = Batch(*(tensor[:1] for tensor in _batch(2).tensors()))
+    second = Batch(*(tensor[1:] for tensor in _batch(2).tensors()))
+    parts = [_run(networks, part, loss=loss).terms["flow_photometric"] for part in (first, second)]
+    assert both.item() == pytest.approx(float(sum(parts)) / 2, rel=0.02)
+
+
+def test_rule_sum_withholds_nothing(networks):
+    assert _run(networks, _batch(), loss=LossConfig(rule="sum")).gamma.max() == 0
+
+
+@pytest.mark.parametrize("image", [0.0, 0.5, 1.0])
+def test_constant_images_give_finite_loss_and_gradient(networks, image):
+    batch = _batch()
+    flat = Batch(torch.full_like(batch.target, image), torch.full_like(batch.sources, image), batch.camera_matrix)
+    output = _run(networks, flat)
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in networks.parameters())
+
+
+def test_identical_frames_give_finite_loss_and_gradient(networks):
+    batch = _batch()
+    still = Batch(batch.target, batch.target[:, None].expand(-1, 2, -1, -1, -1), batch.camera_matrix)
+    output = _run(networks, still)
+    output.loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in networks.parameters())
+
+
+def test_the_auto_mask_drops_a_static_world(networks):
+    batch = _batch()
+    still = Batch(batch.target, batch.target[:, None].expand(-1, 2, -1, -1, -1), batch.camera_matrix)
+    assert _run(networks, still).terms["pixel_share_depth"] < 0.1
+
+
+def test_gradient_shares_are_measured_at_the_sampling_grids(networks):
+    output = _run(networks, _batch())
+    retain_gradients(output)
+    output.loss.backward()
+    shares = gradient_shares(output)
+    expected_r = output.rigid_coordinates.grad.norm(dim=1).sum().item()
+    assert shares["gradient_depth"] == pytest.approx(expected_r)
+    assert 0 < shares["fairness"] < 1
+
+
+def test_reduced_losses_keep_the_camera_consistent(networks):
+    networks.eval()
+    fine = _run(networks, _batch(), TOGETHER)
+    coarse = _run(networks, _batch(), TOGETHER.model_copy(update={"loss_factor": 2}))
+    # The same rays, half the pixels: the coarse grid holds half the coordinates of the fine one (pixel centres).
+    expected = (fine.rigid_coordinates[:, :, ::2, ::2] + fine.rigid_coordinates[:, :, 1::2, 1::2]) / 2
+    expected = (expected + 0.5) / 2 - 0.5
+    assert (coarse.rigid_coordinates - expected).abs().max() < 0.5
+
+
+def test_half_precision_stays_close(networks):
+    networks.eval()
+    full = _run(networks, _batch())
+    half = step(networks, _batch(), ErrorModelState.initial(), CONFIG.loss, TOGETHER, torch.bfloat16)
+    assert half.loss.item() == pytest.approx(full.loss.item(), rel=0.02)
