@@ -19,6 +19,7 @@ from rich.table import Table
 from coopnet_core.config import NetworksConfig, TrainConfig, load_config, preset_names
 from coopnet_core.data.clips import BagSummary, PreparedData, PrepareOptions, prepare_clips
 from coopnet_core.data.frames import Clip
+from coopnet_core.data.prepare import SMALLEST_SIDE
 from coopnet_core.errors import CoopnetError, UsageError
 
 INTERRUPTED = 130
@@ -104,7 +105,7 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
         "--size",
         type=_size,
         metavar="WxH",
-        help="input size of the networks, multiples of 32 (default: chosen for the first camera)",
+        help="input size of the networks, multiples of 32 from 64 up (default: chosen for the first camera)",
     )
     add(
         "--gap-factor",
@@ -202,13 +203,13 @@ def _field_of_view(text: str) -> float:
 
 
 def _size(text: str) -> tuple[int, int]:
-    """WxH, both multiples of 32."""
+    """WxH, both multiples of 32 and large enough for the networks."""
     try:
         width, height = (int(part) for part in text.lower().split("x"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, such as 416x128") from None
-    if width <= 0 or height <= 0 or width % 32 or height % 32:
-        raise argparse.ArgumentTypeError(f"{text}: width and height must be multiples of 32, such as 416x128")
+    if min(width, height) < SMALLEST_SIDE or width % 32 or height % 32:
+        raise argparse.ArgumentTypeError(f"{text}: both must be multiples of 32 from 64 up, such as 416x128")
     return width, height
 
 
@@ -356,21 +357,15 @@ def _with_epochs(config: TrainConfig, data: PreparedData, epochs: int | None) ->
 
 def _say_what_was_found(data: PreparedData, console: Console) -> None:
     """One row per bag, then the decisions and the losses in sentences."""
-    table = Table(title="Recordings")
-    for name in ("bag", "topic", "camera", "seconds", "Hz"):
-        table.add_column(name)
-    for name in ("images", "unusable", "still", "gaps", "short", "train", "validation"):
-        table.add_column(name, justify="right")
+    table = Table("bag", "camera", "found", "dropped", "used", title="Recordings", show_lines=True)
     for bag in data.bags:
-        figures = (bag.report.messages, sum(bag.report.skipped.values()), bag.still, bag.gaps, bag.short, bag.train)
+        unusable = sum(bag.report.skipped.values())
         table.add_row(
-            escape(bag.path.name),
-            escape(bag.topics.image),
-            "\n".join(bag.source),
-            f"{bag.duration_s:.1f}",
-            f"{bag.rate_hz:.1f}",
-            *map(str, figures),
-            str(bag.validation),
+            f"{escape(bag.path.name)}\n{escape(bag.topics.image)}",
+            escape("\n".join(bag.source)),
+            f"{bag.report.messages} images\n{bag.duration_s:.1f} s at {bag.rate_hz:.1f} Hz\n{bag.gaps} gaps",
+            f"{unusable} unusable\n{bag.still} still\n{bag.short} in short clips",
+            f"{bag.train} train\n{bag.validation} validation",
         )
     console.print(table)
     for bag in data.bags:

@@ -550,9 +550,10 @@ def read_frames(
             report.frames += 1
             yield frame
     if topics.info is not None and (known.exact or known.nearest):
+        changes = "it never changes" if len(known.different) == 1 else f"{len(known.different)} different ones"
         report.note(
             f"calibration: {known.exact} images by equal stamp, {known.nearest} by the latest CameraInfo before; "
-            f"{len(known.different)} different one{'s' if len(known.different) != 1 else ''}"
+            f"{changes}"
         )
     report.unread = bag.problems
 

@@ -12,6 +12,7 @@ from coopnet_core.errors import UsageError
 from coopnet_core.geometry.camera import Camera
 
 DEFAULT_PIXELS = 416 * 128
+SMALLEST_SIDE = 64
 _LARGEST_ZOOM = 3.0
 
 
@@ -24,7 +25,7 @@ def choose_size(camera: Camera, pixels: int = DEFAULT_PIXELS, multiple: int = 32
         multiple: both sides are multiples of this (the networks halve the image five times).
 
     Returns:
-        (width, height), pixels.
+        (width, height), pixels; neither below 64, which the networks need.
     """
     pixels = min(pixels, camera.width * camera.height)
     aspect = camera.width / camera.height
@@ -33,7 +34,7 @@ def choose_size(camera: Camera, pixels: int = DEFAULT_PIXELS, multiple: int = 32
         # A wrong aspect loses image content by cropping, a wrong area only costs or saves time: weigh it double.
         return abs(np.log(size[0] * size[1] / pixels)) + 2 * abs(np.log(size[0] / size[1] / aspect))
 
-    sides = range(multiple, 64 * multiple + 1, multiple)
+    sides = [side for side in range(multiple, 64 * multiple + 1, multiple) if side >= SMALLEST_SIDE]
     return min(((width, height) for width in sides for height in sides), key=cost)
 
 

@@ -23,6 +23,7 @@ PLAIN = Camera(640, 480, 500.0, 510.0, 322.0, 238.0)
         ((640, 480), (256, 192)),
         ((480, 640), (192, 256)),
         ((96, 64), (96, 64)),
+        ((40, 30), (64, 64)),
     ],
 )
 def test_size_suits_the_camera(recorded: tuple[int, int], expected: tuple[int, int]):
@@ -34,6 +35,7 @@ def test_size_suits_the_camera(recorded: tuple[int, int], expected: tuple[int, i
 def test_size_keeps_its_promises(recorded: tuple[int, int], multiple: int):
     width, height = choose_size(Camera(*recorded, 500.0, 500.0, 1.0, 1.0), 40_000, multiple)
     assert width % multiple == height % multiple == 0
+    assert min(width, height) >= 64
     assert width * height <= 2 * 40_000
 
 

@@ -1,0 +1,276 @@
+"""The command: what it says, refuses, hands to the trainer, and returns."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from unit import bag_factory as make
+from unit.bag_factory import IMAGE, IMAGE_TOPIC, recording, stamp, write_bag
+
+from coopnet_core.cotraining import trainer
+from coopnet_core.errors import DivergedError
+from coopnet_ros.train_from_bags import main
+
+
+@dataclass
+class Calls:
+    """What the trainer was given, and what it is to do."""
+
+    made: list[dict[str, Any]] = field(default_factory=list)
+    interrupted: bool = False
+    error: BaseException | None = None
+
+    def train(self, config, clips_train, clips_validation, output, **rest) -> trainer.TrainResult:
+        self.made.append(
+            {"config": config, "train": clips_train, "validation": clips_validation, "output": output} | rest
+        )
+        if self.error:
+            raise self.error
+        return trainer.TrainResult(output / "best", output / "last", 7, self.interrupted)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Stands in for the trainer."""
+    found = Calls()
+    monkeypatch.setattr(trainer, "train", found.train)
+    monkeypatch.setenv("COLUMNS", "200")
+    return found
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Path:
+    return write_bag(tmp_path / "drive", recording(30))
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_dry_run_says_what_was_found_and_writes_nothing(bag: Path, calls: Calls, capsys, tmp_path: Path):
+    before = sorted(tmp_path.rglob("*"))
+    assert run(bag, "--dry-run", "--size", "96x64") == 0
+    said = capsys.readouterr().out
+    for word in (
+        "drive",
+        "/camera/image_raw",
+        "/camera/camera_info",
+        "96x64 f=80",
+        "the only image topic",
+        "27",
+        "10.0",
+    ):
+        assert word in said
+    assert "30 images by equal stamp" in said
+    assert calls.made == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_everything_dropped_is_said(tmp_path: Path, calls: Calls, capsys):
+    messages = recording(30)
+    for index in (4, 5):
+        topic, msgtype, bag_ns, _ = messages[2 * index + 1]
+        short = make.image(make.picture(index), stamp(index), data=np.zeros(30, np.uint8))
+        messages[2 * index + 1] = (topic, msgtype, bag_ns, short)
+    bag = write_bag(tmp_path / "drive", messages)
+    content = make.storage_file(bag).read_bytes()
+    make.storage_file(bag).write_bytes(content[: int(0.8 * len(content))])
+    assert run(bag, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "2 images not used, malformed image; first: Image rgb8 96x64 with step 288 needs 18432 bytes" in said
+    assert "drive.mcap is damaged" in said
+    assert "cut off" in said
+
+
+def test_the_trainer_gets_data_and_settings(bag: Path, calls: Calls, tmp_path: Path):
+    options = ["--steps", 5, "--batch-size", 2, "--seed", 9, "--device", "cpu", "--size", "96x64"]
+    assert run(bag, "-o", tmp_path / "run", *options, "--set", "optimiser.learning_rate=3e-4") == 0
+    (made,) = calls.made
+    config = made["config"]
+    assert (config.steps, config.batch_size, config.seed, config.device) == (5, 2, 9, "cpu")
+    assert config.optimiser.learning_rate == pytest.approx(3e-4)
+    assert [len(clip) for clip in made["train"]] == [27]
+    assert [len(clip) for clip in made["validation"]] == [3]
+    assert made["train"][0].images.shape == (27, 64, 96, 3)
+    assert (made["output"], made["init"], made["resume"]) == (tmp_path / "run", None, False)
+    facts = made["data_facts"]
+    assert facts["bags"][0]["train_frames"] == 27
+    assert len(facts["train_sha256"]) == 64
+    json.dumps(facts)
+
+
+def test_epochs_become_steps(bag: Path, calls: Calls, tmp_path: Path):
+    assert run(bag, "-o", tmp_path / "run", "--epochs", 2, "--batch-size", 4, "--device", "cpu") == 0
+    assert calls.made[0]["config"].steps == 13  # 25 targets have both neighbours; 2 x 25 / 4 rounded up
+
+
+def test_frames_and_yaml_file(bag: Path, calls: Calls, tmp_path: Path):
+    settings = tmp_path / "mine.yaml"
+    settings.write_text("steps: 11\nbatch_size: 3\n")
+    options = ["--config", settings, "--frames", "5:15", "--validation-share", 0, "--batch-size", 6, "--device", "cpu"]
+    assert run(bag, "-o", tmp_path / "run", *options) == 0
+    made = calls.made[0]
+    assert (made["config"].steps, made["config"].batch_size) == (11, 6)
+    assert made["train"][0].stamps_ns.tolist() == [stamp(index) for index in range(5, 15)]
+
+
+def test_trainer_interrupted_or_diverged(bag: Path, calls: Calls, tmp_path: Path, capsys):
+    calls.interrupted = True
+    assert run(bag, "-o", tmp_path / "run", "--device", "cpu") == 130
+    assert "--resume" in capsys.readouterr().out
+    calls.error = DivergedError("the loss is not finite")
+    assert run(bag, "-o", tmp_path / "run", "--device", "cpu") == 4
+    assert "the loss is not finite" in capsys.readouterr().err
+    calls.error = KeyboardInterrupt()
+    assert run(bag, "-o", tmp_path / "run", "--device", "cpu") == 130
+
+
+# Refusals
+
+
+def refused(capsys, code: int, *arguments: object) -> str:
+    assert run(*arguments) == code
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_missing_and_empty_bags(tmp_path: Path, calls: Calls, capsys):
+    assert "No bag at" in refused(capsys, 2, tmp_path / "absent", "--dry-run")
+    assert "is empty" in refused(capsys, 3, write_bag(tmp_path / "empty", []), "--dry-run")
+    (tmp_path / "folder").mkdir()
+    assert "it holds: nothing" in refused(capsys, 3, tmp_path / "folder", "--dry-run")
+    assert "No bag was named" in refused(capsys, 2, "--dry-run")
+
+
+def test_no_camera_or_several(tmp_path: Path, calls: Calls, capsys):
+    infos = [message for message in recording(3) if message[0] != IMAGE_TOPIC]
+    said = refused(capsys, 3, write_bag(tmp_path / "none", infos), "--dry-run")
+    assert "no camera topic" in said
+    assert "/camera/camera_info sensor_msgs/msg/CameraInfo 3 messages" in said
+    both = write_bag(tmp_path / "both", [*recording(5), *recording(5, "/rear/image_raw", "/rear/camera_info")])
+    said = refused(capsys, 2, both, "--dry-run")
+    assert "--topic /camera/image_raw" in said
+    assert "--topic /rear/image_raw" in said
+    assert run(both, "--dry-run", "--topic", "/rear/image_raw") == 0
+
+
+def test_uncalibrated(tmp_path: Path, calls: Calls, capsys):
+    bag = write_bag(tmp_path / "bag", recording(10, info_topic=None))
+    assert "--fov DEGREES" in refused(capsys, 3, bag, "--dry-run")
+    assert run(bag, "--dry-run", "--fov", 80) == 0
+    assert "centred pinhole of 80 degrees is assumed" in capsys.readouterr().out
+
+
+def test_unknown_encoding(tmp_path: Path, calls: Calls, capsys):
+    messages = [(IMAGE_TOPIC, IMAGE, stamp(k), make.image(make.picture(k), stamp(k), "h264")) for k in range(5)]
+    said = refused(capsys, 3, write_bag(tmp_path / "bag", messages), "--dry-run", "--fov", 80)
+    assert "'h264' is not read" in said
+    assert "bayer_rggb8" in said
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_file_cut_before_the_first_message(tmp_path: Path, calls: Calls, capsys, storage: str):
+    bag = write_bag(tmp_path / "bag", recording(5), storage)
+    file = make.storage_file(bag)
+    file.write_bytes(file.read_bytes()[:600])
+    assert "is damaged" in refused(capsys, 3, bag, "--dry-run")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "state.pt"])
+def test_output_of_another_run(bag: Path, calls: Calls, capsys, tmp_path: Path, name: str):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("precious")
+    said = refused(capsys, 2, bag, "-o", tmp_path / "run", "--device", "cpu")
+    assert f"holds another run ({name})" in said
+    assert "--resume" in said
+    assert (tmp_path / "run" / name).read_text() == "precious"
+    assert calls.made == []
+
+
+def test_output_that_is_a_file_or_missing(bag: Path, calls: Calls, capsys, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refused(capsys, 2, bag, "-o", tmp_path / "file")
+    assert "--output DIR is missing" in refused(capsys, 2, bag)
+
+
+def test_resume_needs_a_run(bag: Path, calls: Calls, capsys, tmp_path: Path):
+    assert "Nothing to resume" in refused(capsys, 2, bag, "-o", tmp_path / "run", "--resume")
+
+
+def test_init_that_is_no_checkpoint(bag: Path, calls: Calls, capsys, tmp_path: Path):
+    weights = tmp_path / "weights.safetensors"
+    assert str(weights) in refused(capsys, 2, bag, "-o", tmp_path / "run", "--init", weights)
+    weights.write_bytes(b"rubbish")
+    assert str(weights) in refused(capsys, 2, bag, "-o", tmp_path / "run", "--init", weights)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "optimiser.learning_rat=1"], "optimiser.learning_rate"),
+        (["--set", "steps"], "KEY=VALUE"),
+        (["--set", "steps=-3"], "steps"),
+        (["--device", "warp9"], "warp9"),
+        (["--size", "100x100"], "multiples of 32"),
+        (["--size", "64x32"], "from 64 up"),
+        (["--size", "large"], "416x128"),
+        (["--frames", "9:3"], "A:B"),
+        (["--frames", "9"], "A:B"),
+        (["--fov", "200"], "between 0 and 180"),
+        (["--validation-share", "1.5"], "[0, 1)"),
+        (["--steps", "5", "--epochs", "2"], "not allowed with"),
+        (["--preset", "huge"], "small"),
+        (["--config", "absent.yaml"], "absent.yaml"),
+        (["--frobnicate"], "--frobnicate"),
+    ],
+)
+def test_wrong_options(bag: Path, calls: Calls, capsys, arguments: list[str], words: str):
+    assert words in refused(capsys, 2, bag, "--dry-run", *arguments)
+
+
+def test_brackets_in_names_are_printed_as_they_are(tmp_path: Path, calls: Calls, capsys):
+    bag = write_bag(tmp_path / "drive[bold]", recording(10))
+    assert run(bag, "--dry-run") == 0
+    assert "drive[bold]" in capsys.readouterr().out
+    assert "drive[/red]" in refused(capsys, 2, tmp_path / "drive[/red]", "--dry-run")
+
+
+def test_help_and_settings(calls: Calls, capsys):
+    assert run("--help") == 0
+    said = capsys.readouterr().out
+    for word in ("examples:", "exit codes:", "default: 2.5", "default: 0.5", "--resume", "--fov DEGREES"):
+        assert word in said
+    assert run("--settings") == 0
+    said = capsys.readouterr().out
+    assert "optimiser.learning_rate" in said
+    assert "loss.error_model.em_steps" in said
+
+
+# With the real trainer
+
+TINY = ["--size", "96x64", "--batch-size", 2, "--device", "cpu", "--set", "checkpoint_every=1", "--set", "log_every=1"]
+
+
+def test_train_then_resume(bag: Path, tmp_path: Path, capsys):
+    output = tmp_path / "run"
+    assert run(bag, "-o", output, "--steps", 2, *TINY) == 0
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "state.pt",
+        "checkpoints/last.safetensors",
+        "checkpoints/best.safetensors",
+    ):
+        assert (output / name).stat().st_size > 0
+    assert run(bag, "-o", output, "--steps", 2, *TINY) == 2  # not over another run
+    capsys.readouterr()
+    assert run(bag, "-o", output, "--resume", "--steps", 3, "--size", "96x64") == 0
+    steps = [json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert max(steps) == 3
+    weights = output / "checkpoints" / "last.safetensors"
+    assert run(bag, "-o", tmp_path / "next", "--init", weights, "--steps", 1, *TINY) == 0
