@@ -31,7 +31,7 @@ class DepthProtocol:
 
     cap: float = 80.0
     minimum: float = 1e-3
-    crop: str = "none"
+    crop: str = "garg"
     scaling: str = "median"
     fixed_scale: float = 1.0
 

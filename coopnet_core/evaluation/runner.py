@@ -37,12 +37,14 @@ class BagSelection:
         topic: image topic; by default the only camera.
         frames: first image and the one to stop before.
         fov_degrees: to assume where there is no calibration.
+        info: CameraInfo topic; by default the one beside the image topic.
     """
 
     bag: Path
     topic: str | None = None
     frames: tuple[int, int | None] = (0, None)
     fov_degrees: float | None = None
+    info: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,9 @@ def evaluate_recorded(
         NoUsableDataError: no prediction, or no frame can be evaluated.
     """
     with open_bag(selection.bag) as bag:
-        first = next(read_frames(bag, find_camera(bag, selection.topic), fov_degrees=selection.fov_degrees), None)
+        first = next(
+            read_frames(bag, find_camera(bag, selection.topic, selection.info), fov_degrees=selection.fov_degrees), None
+        )
         mounting = static_transform(bag, base_frame, first.frame_id) if first and first.frame_id else None
     recorded = RecordedPredictions(predictions, mounting)
     return _evaluate(selection, recorded.predict, options, output or Output(), on_frame)
@@ -130,7 +134,7 @@ def _evaluate(
     session = EvaluationSession(options)
     read = BagReport()
     with open_bag(selection.bag) as bag:
-        topics = find_camera(bag, selection.topic)
+        topics = find_camera(bag, selection.topic, selection.info)
         expected = _expected_frames(bag.topics[topics.image].count, selection.frames)
         pictures = output.pictures if output.folder is not None else 0
         gallery = Gallery(output.folder or Path(), pictures, expected, session.options.depth)

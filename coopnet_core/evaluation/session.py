@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
 from coopnet_core.data.frames import Frame, FrameTruth
 from coopnet_core.evaluation import baselines
-from coopnet_core.evaluation.depth import DepthMeter, DepthProtocol
+from coopnet_core.evaluation.depth import DepthMeter, DepthProtocol, crop_mask
 from coopnet_core.evaluation.flow import FlowMeter
 from coopnet_core.evaluation.grids import TruthGrid, truth_grid
 from coopnet_core.evaluation.mask import MaskMeter
@@ -186,11 +186,10 @@ class EvaluationSession:
         return truth_grid(camera, prediction.camera, array.shape[1], array.shape[0])
 
     def _depth_protocol(self, name: str) -> DepthProtocol:
-        protocol = self.options.depth
+        # The crop counts from the edges of the recorded image: it is applied here, before the truth is cut.
+        protocol = replace(self.options.depth, crop="none")
         # A baseline has no scale of its own: it is always given the best one.
-        return (
-            protocol if name == "prediction" else DepthProtocol(protocol.cap, protocol.minimum, protocol.crop, "median")
-        )
+        return protocol if name == "prediction" else replace(protocol, scaling="median")
 
     def _note(self, text: str) -> None:
         self._notes[text] = self._notes.get(text, 0) + 1
@@ -208,10 +207,11 @@ class EvaluationSession:
         true = grid.truth(truth.depth)
         with np.errstate(divide="ignore", invalid="ignore"):
             disparity = grid.values(np.where(prediction.depth > 0, 1.0 / prediction.depth, np.nan))
-        if not self._depth["prediction"].update(true, disparity):
+        within = grid.truth(crop_mask(*truth.depth.shape, self.options.depth.crop))
+        if not self._depth["prediction"].update(true, disparity, within):
             self._note("frames without a pixel of true depth in the evaluated range")
             return
-        within = np.isfinite(disparity) & (disparity > 0)
+        within &= np.isfinite(disparity) & (disparity > 0)
         self._depth["constant"].update(true, baselines.constant_disparity(*true.shape), within)
         road = baselines.road_plane_disparity(prediction.camera.scaled(grid.width, grid.height))
         self._depth["road_plane"].update(true, road, within)
@@ -316,6 +316,7 @@ class EvaluationSession:
         return {
             "depth": asdict(options.depth)
             | {
+                "crop_of": "the recorded image",
                 "resize": "disparity, bilinear, to the part of the truth that the networks saw",
                 "clamp": "after scaling",
                 "average": "per-image figures, mean over images",
