@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import dataclass, field
 
 import numpy as np
 import rclpy
@@ -15,16 +14,16 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from ros.rig_truth import CAMERA, StubPredictor, shift, true_depth, true_flow, true_probability, turn
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, TimeReference
 from std_msgs.msg import Header
 
 from coopnet_core.geometry.camera import Camera
-from coopnet_core.inference.prediction import DEPTH, FLOW, MASK, MOTION, Prediction
 from coopnet_ros.coopnet_node import CoopnetNode
 from coopnet_ros.messages import camera_info_message, header_at, image_message, to_nanoseconds
 
+__all__ = ["CAMERA", "StubPredictor", "shift", "true_depth", "true_flow", "true_probability", "turn"]
 WAIT_S = 10.0
-CAMERA = Camera(64, 32, 50.0, 50.0, 31.5, 15.5)
 SECOND = 1_000_000_000
 TYPES = {
     "depth/image": Image,
@@ -40,90 +39,6 @@ TYPES = {
     "motion/probability": Image,
     "confidence": Image,
 }
-
-
-def turn(axis: str, degrees: float) -> np.ndarray:
-    """(4, 4) rotation about one axis."""
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
-    result = np.eye(4)
-    result[i, i] = result[j, j] = c
-    result[i, j], result[j, i] = -s, s
-    return result
-
-
-def shift(x: float, y: float, z: float) -> np.ndarray:
-    """(4, 4) translation."""
-    result = np.eye(4)
-    result[:3, 3] = (x, y, z)
-    return result
-
-
-@dataclass
-class StubPredictor:
-    """Returns a known truth on a grid of half the image's size; records what it was asked."""
-
-    motion: np.ndarray = field(default_factory=lambda: shift(0.0, 0.0, 1.0))
-    metric: bool = True
-    fails: bool = False
-    delay_s: float = 0.0
-    calls: list = field(default_factory=list)
-    resets: int = 0
-    warmed: list = field(default_factory=list)
-    _previous_ns: int | None = None
-
-    def warm_up(self, camera: Camera) -> None:
-        self.warmed.append(camera)
-
-    def reset(self) -> None:
-        self.resets += 1
-        self._previous_ns = None
-
-    def predict(self, frame, outputs) -> Prediction:
-        self.calls.append((frame.stamp_ns, outputs, frame))
-        if self.fails:
-            raise RuntimeError("CUDA out of memory")
-        time.sleep(self.delay_s)
-        previous, self._previous_ns = self._previous_ns, frame.stamp_ns
-        camera = frame.camera.scaled(frame.camera.width // 2, frame.camera.height // 2).undistorted()
-        paired = previous is not None
-        return Prediction(
-            stamp_ns=frame.stamp_ns,
-            previous_stamp_ns=previous,
-            camera=camera,
-            image=frame.image[::2, ::2],
-            depth=true_depth(camera) if DEPTH in outputs else None,
-            metric=self.metric,
-            T_previous_current=self.motion.copy() if paired and MOTION in outputs else None,
-            flow=true_flow(camera) if paired and FLOW in outputs else None,
-            motion_probability=true_probability(camera) if paired and MASK in outputs else None,
-            confidence=1 - true_probability(camera) if paired and MASK in outputs else None,
-            infer_ms=1.5,
-        )
-
-
-def _grid(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    return np.meshgrid(np.arange(camera.width, dtype=np.float32), np.arange(camera.height, dtype=np.float32))
-
-
-def true_depth(camera: Camera) -> np.ndarray:
-    """(h, w) a different value in every pixel, from 2 to about 200."""
-    x, y = _grid(camera)
-    return 2 + x + 12 * y
-
-
-def true_flow(camera: Camera) -> np.ndarray:
-    """(h, w, 2) differs in u and v; the first column has left the image."""
-    x, y = _grid(camera)
-    flow = np.stack([0.5 * x - 3, -0.25 * y], axis=-1)
-    flow[:, 0] = np.nan
-    return flow
-
-
-def true_probability(camera: Camera) -> np.ndarray:
-    """(h, w) 0.9 in the left third, 0.1 elsewhere."""
-    x, _ = _grid(camera)
-    return np.where(x < camera.width / 3, np.float32(0.9), np.float32(0.1))
 
 
 class Rig:

@@ -1,0 +1,89 @@
+"""Counters that add up, rates and percentiles, and the sentence they become."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from coopnet_ros.diagnostics import ERROR, OK, STALE, WARN, Statistics, assess, percentiles
+
+
+class FakeClock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def statistics(clock):
+    return Statistics(clock)
+
+
+def test_counters_add_up(statistics):
+    for _ in range(10):
+        statistics.receive()
+    for _ in range(4):
+        statistics.process(decode=1.0, infer=2.0, publish=3.0, total=6.0)
+    statistics.drop("newer_frame")
+    statistics.drop("disabled")
+    statistics.reject("malformed")
+    snapshot = statistics.snapshot()
+    assert snapshot.pending == 3
+    assert snapshot.received == snapshot.processed + 2 + 1 + snapshot.pending
+    rows = dict(snapshot.rows())
+    assert (rows["received"], rows["dropped"], rows["rejected"], rows["pending"]) == ("10", "2", "1", "3")
+    assert rows["rejected.malformed"] == "1"
+    assert rows["total_ms.p50"] == "6.0"
+
+
+def test_rates_are_taken_over_the_last_seconds(statistics, clock):
+    for _ in range(50):
+        statistics.receive()
+        clock.now += 0.1
+    assert statistics.snapshot().input_hz == pytest.approx(10.0)
+    clock.now += 20.0
+    assert statistics.snapshot().input_hz == 0.0
+
+
+def test_percentiles_against_the_sorted_values():
+    values = list(np.random.default_rng(0).permutation(101).astype(float))
+    assert percentiles(values) == (50.0, 95.0)
+    assert percentiles([]) is None
+
+
+def test_an_unknown_reason_is_a_programming_error(statistics):
+    for call in (statistics.drop, statistics.reject, statistics.count):
+        with pytest.raises(ValueError, match="known"):
+            call("whatever")
+
+
+def test_the_summary_follows_the_state(statistics, clock):
+    def summary(state="active"):
+        return assess(statistics.snapshot(), state, 5.0)
+
+    assert summary("inactive") == (OK, "inactive")
+    assert summary() == (WARN, "no image yet")
+    statistics.receive()
+    assert summary() == (OK, "warming up")
+    statistics.reject("uncalibrated")
+    level, text = summary()
+    assert level == WARN
+    assert "uncalibrated" in text
+    statistics.receive()
+    statistics.process(total=1.0)
+    assert summary() == (OK, "running")
+    statistics.receive()
+    statistics.reject("inference_error")
+    assert summary()[0] == ERROR
+    statistics.receive()
+    statistics.process(total=1.0)
+    assert summary() == (OK, "running")
+    clock.now += 6.0
+    assert summary()[0] == STALE

@@ -1,0 +1,126 @@
+"""Stamps, notices, silence and the worker: the small parts of the node, without ROS."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from coopnet_ros.notifier import Notifier
+from coopnet_ros.sequence import Arrival, Link, classify_arrival, classify_link
+from coopnet_ros.silence import Endpoint, explain_silence
+from coopnet_ros.worker import Worker
+
+SECOND = 1_000_000_000
+IMAGE = "sensor_msgs/msg/Image"
+
+
+@pytest.mark.parametrize(
+    ("newest", "stamp", "expected"),
+    [
+        (None, 5.0, Arrival.IN_ORDER),
+        (5.0, 5.1, Arrival.IN_ORDER),
+        (5.0, 5.0, Arrival.OUT_OF_ORDER),
+        (5.0, 4.5, Arrival.OUT_OF_ORDER),
+        (5.0, 4.0, Arrival.OUT_OF_ORDER),
+        (5.0, 3.9, Arrival.JUMP),
+        (5.0, 500.0, Arrival.IN_ORDER),
+    ],
+)
+def test_arrivals(newest, stamp, expected):
+    newest_ns = None if newest is None else round(newest * SECOND)
+    assert classify_arrival(newest_ns, round(stamp * SECOND), jump_threshold_s=1.0) is expected
+
+
+@pytest.mark.parametrize(
+    ("previous", "stamp", "expected"),
+    [
+        (None, 1.0, Link.FIRST),
+        (1.0, 1.5, Link.PAIR),
+        (1.0, 1.6, Link.GAP),
+        (1.0, 0.1, Link.JUMP),
+        (1.0, 1.0, Link.JUMP),
+    ],
+)
+def test_links(previous, stamp, expected):
+    previous_ns = None if previous is None else round(previous * SECOND)
+    assert classify_link(previous_ns, round(stamp * SECOND), max_pair_gap_s=0.5) is expected
+
+
+def test_a_notice_is_written_once_and_again_after_a_while_with_the_number_held_back():
+    now, said = [0.0], []
+    notifier = Notifier(said.append, every_s=60.0, clock=lambda: now[0])
+    for _ in range(5):
+        notifier.notify("gap", "A gap.")
+    notifier.notify("other", "Something else.")
+    now[0] = 61.0
+    notifier.notify("gap", "A gap.")
+    assert said == ["A gap.", "Something else.", "A gap. (4 more like it since.)"]
+
+
+def test_a_condition_that_ended_is_written_again_at_once():
+    said = []
+    notifier = Notifier(said.append)
+    assert notifier.once("silence", "Nothing.")
+    assert not notifier.once("silence", "Nothing.")
+    notifier.forget("silence")
+    assert notifier.once("silence", "Nothing.")
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize(
+    ("publishers", "says"),
+    [
+        ([], ["no publisher", "ROS_DOMAIN_ID"]),
+        ([Endpoint("/camera", "sensor_msgs/msg/CompressedImage", True)], ["image_transport to compressed"]),
+        ([Endpoint("/camera", "std_msgs/msg/String", True)], ["std_msgs/msg/String", "Remap"]),
+        ([Endpoint("/camera", IMAGE, False)], ["QoS mismatch", "/camera", "best_effort"]),
+        ([Endpoint("/camera", IMAGE, True)], ["/camera", "FASTRTPS_DEFAULT_PROFILES_FILE"]),
+    ],
+)
+def test_silence_is_explained(publishers, says):
+    text = explain_silence("/image", IMAGE, True, publishers)
+    assert text.startswith("/image: ")
+    for part in says:
+        assert part in text
+
+
+def test_the_worker_takes_the_newest_item_only():
+    handled, gate = [], threading.Event()
+
+    def handle(item):
+        handled.append(item)
+        gate.wait(5)
+
+    worker = Worker(handle, lambda error: None)
+    assert not worker.offer(1)
+    while not handled:
+        time.sleep(0.001)
+    assert not worker.offer(2)
+    assert worker.offer(3)
+    gate.set()
+    while len(handled) < 2:
+        time.sleep(0.001)
+    worker.stop()
+    assert handled == [1, 3]
+
+
+def test_the_worker_outlives_an_error_and_runs_tasks_in_its_thread():
+    failures = []
+
+    def handle(item):
+        raise RuntimeError(item)
+
+    worker = Worker(handle, failures.append)
+    worker.offer("broken")
+    name = worker.submit(lambda: threading.current_thread().name).result(5)
+    assert name == "coopnet-worker"
+    with pytest.raises(KeyError):
+        worker.submit(lambda: {}["missing"]).result(5)
+    deadline = time.monotonic() + 5
+    while not failures and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert str(failures[0]) == "broken"
+    worker.stop()
+    assert worker.submit(lambda: 1).cancelled()
