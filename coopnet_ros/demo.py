@@ -15,17 +15,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from coopnet_core.data.bag import CameraTopics, find_camera, open_bag
-from coopnet_core.errors import CoopnetError, NoUsableDataError, UsageError
+from coopnet_core.errors import CoopnetError, UsageError
 from coopnet_core.resources import shipped_file
+from coopnet_ros.demo_parts import FEWEST_IMAGES, Split, split_bag
 from coopnet_ros.demo_processes import INTERRUPTED, Background, StepError, run_command
 from coopnet_ros.demo_report import DemoFacts, write_demo_report
 
 _WEIGHTS = "models/small_rendered.safetensors"
 _MARKER = "demo.json"
-_LONGEST_TRAINING = 600
-_LONGEST_LIVE = 150
-_FEWEST_IMAGES = 20
 _NODE_NAME = "coopnet"
 _EXAMPLES = """\
 examples:
@@ -38,27 +35,6 @@ examples:
 
 exit codes: 0 done, 2 wrong usage, 3 no usable data, 4 diverged, 130 interrupted (what was written is kept)
 """
-
-
-@dataclass(frozen=True)
-class Split:
-    """Which images of the bag train, and which are replayed and evaluated.
-
-    Attributes:
-        topics: of the camera.
-        train: first image and the one to stop before.
-        test: the same, for what training never sees.
-        start_s: when the test part begins, seconds after the first message of the camera's topics.
-        end_s: when it ends (exclusive).
-        fps: images per second.
-    """
-
-    topics: CameraTopics
-    train: tuple[int, int]
-    test: tuple[int, int]
-    start_s: float
-    end_s: float
-    fps: float
 
 
 @dataclass
@@ -174,11 +150,14 @@ def _steps(demo: Demo) -> list[tuple[str, Callable[[], None]]]:
         steps.append(("render a recording", lambda: _render(demo)))
     steps.append(("choose the parts", lambda: _choose_parts(demo)))
     if demo.first_weights is not None:
-        steps.append(("evaluate before training", lambda: _evaluate(demo, "before", demo.first_weights)))
+        steps.append(
+            ("evaluate before training", lambda: _evaluate(demo, "before", "--checkpoint", demo.first_weights))
+        )
     steps += [
         ("train", lambda: _train(demo)),
         ("replay through the live node", lambda: _live(demo)),
-        ("evaluate after training", lambda: _evaluate(demo, "after", demo.facts.trained)),
+        ("evaluate after training", lambda: _evaluate(demo, "after", "--checkpoint", demo.facts.trained)),
+        ("evaluate what came live", lambda: _evaluate(demo, "live", "--predictions", demo.facts.live)),
     ]
     return steps
 
@@ -191,10 +170,10 @@ def _check(options: argparse.Namespace) -> None:
     """
     if not 0.2 <= options.share <= 0.9:
         raise UsageError(f"--share {options.share}: between 0.2 and 0.9 was expected.")
-    if options.steps < 1 or options.rate <= 0 or options.frames < _FEWEST_IMAGES:
+    if options.steps < 1 or options.rate <= 0 or options.frames < FEWEST_IMAGES:
         raise UsageError(
             f"--steps {options.steps} --rate {options.rate} --frames {options.frames}: at least 1 step, a positive "
-            f"rate and at least {_FEWEST_IMAGES} frames were expected."
+            f"rate and at least {FEWEST_IMAGES} frames were expected."
         )
     if options.bag is not None and not options.bag.exists():
         raise UsageError(f"There is no bag {options.bag}: a rosbag2 folder, an .mcap or a .db3 file was expected.")
@@ -239,52 +218,11 @@ def _render(demo: Demo) -> None:
 def _choose_parts(demo: Demo) -> None:
     """Step: which images train and which are held out."""
     split = split_bag(demo.bag, demo.options.topic, demo.options.camera_info, demo.options.share)
-    demo.facts.set_split(demo.bag, split.topics.image, split.train, split.test, split.fps)
-    demo.facts.split = split
+    demo.facts.set_split(demo.bag, split)
     demo.console.print(
         f"{demo.bag}: {split.topics.image} ({split.topics.why}), {split.fps:.1f} images per second.\n"
         f"Images {split.train[0]} to {split.train[1] - 1} train; {split.test[0]} to {split.test[1] - 1} are replayed "
         "live and evaluated, training never sees them."
-    )
-
-
-def split_bag(path: Path, topic: str | None, info: str | None, share: float) -> Split:
-    """Split the images of a bag by time: the first part trains, the rest tests; long recordings are cut short.
-
-    Args:
-        path: bag folder or file.
-        topic: image topic, None for the only camera.
-        info: CameraInfo topic, None for the one beside the image topic.
-        share: of the images that train.
-
-    Raises:
-        UsageError: the camera cannot be chosen.
-        NoUsableDataError: too few images, or no CameraInfo.
-    """
-    with open_bag(path) as bag:
-        topics = find_camera(bag, topic, info)
-        if topics.info is None:
-            raise NoUsableDataError(
-                f"{path} has no CameraInfo for {topics.image}; the live node needs one. Record the camera's "
-                "camera_info as well, or name its topic with --camera-info."
-            )
-        times = [(message.topic, message.bag_ns) for message in bag.messages([topics.image, topics.info])]
-    images = [ns for name, ns in times if name == topics.image]
-    if len(images) < _FEWEST_IMAGES:
-        raise NoUsableDataError(f"{path} has {len(images)} images on {topics.image}: at least {_FEWEST_IMAGES} needed.")
-    cut = int(share * len(images))
-    stop = min(len(images), cut + _LONGEST_LIVE)
-    first_ns, period_ns = times[0][1], (images[-1] - images[0]) / (len(images) - 1)
-    if period_ns <= 0:
-        raise NoUsableDataError(f"All images of {path} were recorded at the same time: it cannot be replayed.")
-    return Split(
-        topics=topics,
-        train=(max(0, cut - _LONGEST_TRAINING), cut),
-        test=(cut, stop),
-        # A tenth of a period early: CameraInfo may have been written just before its image.
-        start_s=max(0.0, (images[cut] - first_ns - 0.1 * period_ns) * 1e-9),
-        end_s=(images[stop - 1] - first_ns + 0.5 * period_ns) * 1e-9,
-        fps=1e9 / period_ns,
     )
 
 
@@ -310,15 +248,15 @@ def _train(demo: Demo) -> None:
     demo.facts.run = run
 
 
-def _evaluate(demo: Demo, name: str, weights: Path) -> None:
-    """Step: figures and pictures of one checkpoint on the held-out part."""
+def _evaluate(demo: Demo, name: str, source: str, path: Path) -> None:
+    """Step: figures and pictures on the held-out part, of a checkpoint or of what was received live."""
     split = demo.facts.split
-    folder = demo.output / name
+    folder = demo.output / "evaluation" / name
     run_command(
         "evaluate",
         [
             *("--bag", demo.bag, *_camera_arguments(split), "--frames", f"{split.test[0]}:{split.test[1]}"),
-            *("--checkpoint", weights, "--output", folder, "--device", demo.options.device),
+            *(source, path, "--output", folder, "--device", demo.options.device),
         ],
     )
     demo.facts.evaluations[name] = folder
@@ -339,7 +277,7 @@ def _live(demo: Demo) -> None:
     ]
     expected = split.test[1] - split.test[0]
     longest = 90 + (split.end_s - split.start_s) / demo.options.rate
-    record = ["--output", folder / "received", "--node-name", _NODE_NAME, "--timeout", f"{longest:.0f}"]
+    record = ["--output", folder / "received", "--node-name", _NODE_NAME, "--timeout", f"{longest:.0f}", "--idle", 3]
     with (
         Background("coopnet_node", node_arguments, folder / "node.log"),
         Background("record_outputs", [*record, "--expect-frames", expected], folder / "record.log") as recorder,

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table as ConsoleTable
 
 from coopnet_core import __version__
-from coopnet_core.data.bag_truth import read_truth
 from coopnet_core.errors import CoopnetError
-from coopnet_core.evaluation.odometry import align, ate
 from coopnet_core.evaluation.reports import Picture, Section, Table, number, write_json, write_report
-from coopnet_core.plots import plot_curves, plot_trajectory, read_metrics
+from coopnet_core.plots import plot_curves, read_metrics
 from coopnet_core.visualization import tile, write_animation, write_picture
-from coopnet_ros.odometry import transform
-from coopnet_ros.parameters import spec_of
-
-if TYPE_CHECKING:
-    from coopnet_ros.demo import Split
+from coopnet_ros.demo_parts import Split
 
 # Figure, the baseline beside it, and whether less is better.
 _FIGURES = (
@@ -37,6 +32,7 @@ _FIGURES = (
     ("mask.iou_moving", "frame_difference", False),
 )
 _PHOTOMETRIC = ("rigid", "flow")
+COLUMNS = ("before", "after", "live")
 _LIVE_PICTURES = ("depth_color", "flow_color", "mask")
 _TRAINING_KEYS = (
     "stage",
@@ -82,14 +78,15 @@ class DemoFacts:
     live: Path | None = None
     figures: list[list[object]] = field(default_factory=list)
 
-    def set_split(self, bag: Path, topic: str, train: tuple[int, int], test: tuple[int, int], fps: float) -> None:
+    def set_split(self, bag: Path, split: Split) -> None:
         """Note what is used of the recording."""
+        self.split = split
         self.recording = {
             "bag": str(bag),
-            "topic": topic,
-            "train_images": list(train),
-            "test_images": list(test),
-            "images_per_second": round(fps, 3),
+            "topic": split.topics.image,
+            "train_images": list(split.train),
+            "test_images": list(split.test),
+            "images_per_second": round(split.fps, 3),
         }
 
     def write_marker(self, path: Path) -> None:
@@ -101,7 +98,7 @@ class DemoFacts:
         if not self.figures:
             return
         table = ConsoleTable(title="on images that training never saw")
-        for heading in ("figure", "trivial", "before", "after"):
+        for heading in ("figure", "trivial", *COLUMNS):
             table.add_column(heading, justify="left" if heading == "figure" else "right")
         for row in self.figures:
             table.add_row(*(number(cell) for cell in row))
@@ -111,7 +108,7 @@ class DemoFacts:
 def write_demo_report(output: Path, facts: DemoFacts) -> Path:
     """Write report.json and report.html for whatever steps were done; gives the page's path."""
     reports = {name: _read_json(folder / "report.json") for name, folder in facts.evaluations.items()}
-    facts.figures = comparison(reports.get("before"), reports.get("after"))
+    facts.figures = comparison(reports)
     live = live_summary(facts, output) if facts.live is not None else None
     write_json(
         output / "report.json",
@@ -124,9 +121,8 @@ def write_demo_report(output: Path, facts: DemoFacts) -> Path:
             "recording": facts.recording,
             "seconds": facts.seconds,
             "checkpoint": str(facts.trained) if facts.trained else None,
-            "before": reports.get("before"),
-            "after": reports.get("after"),
-            "live": live,
+            **{name: reports.get(name) for name in COLUMNS},
+            "received": live,
         },
     )
     sections = [_figures_section(facts, reports), *_picture_sections(output, facts)]
@@ -136,64 +132,40 @@ def write_demo_report(output: Path, facts: DemoFacts) -> Path:
     return write_report(output / "report.html", "coopnet: from a recording to live depth", sections, _intro(facts))
 
 
-def comparison(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[list[object]]:
-    """Rows of [figure, trivial baseline, before, after]; figures that no report has are left out."""
-    latest = after or before
-    if latest is None:
+def comparison(reports: Mapping[str, dict[str, Any] | None]) -> list[list[object]]:
+    """Rows of [figure, trivial baseline, before, after, live]; figures that no report has are left out.
+
+    Args:
+        reports: what `evaluate` wrote, by the names of `COLUMNS`; None or missing where it did not.
+    """
+    columns = [reports.get(name) or {} for name in COLUMNS]
+    # The trivial figures belong to the whole held-out part; live, a dropped frame may be missing from it.
+    reference = next((column for column in (columns[1], columns[0], columns[2]) if column), None)
+    if reference is None:
         return []
     rows = []
     for name, baseline, less_is_better in _FIGURES:
         part, key = name.split(".")
-        found = [(report or {}).get(part, {}).get(key) for report in (before, after)]
+        found = [column.get(part, {}).get(key) for column in columns]
         if any(value is not None for value in found):
-            trivial = (latest["baselines"][part].get(baseline) or {}).get(key)
+            trivial = (reference["baselines"][part].get(baseline) or {}).get(key)
             rows.append([f"{name} ({'less' if less_is_better else 'more'} is better)", trivial, *found])
     for kind in _PHOTOMETRIC:
-        found = [((report or {}).get("photometric") or {}).get(kind) for report in (before, after)]
+        found = [(column.get("photometric") or {}).get(kind) for column in columns]
         if any(value is not None for value in found):
-            identity = (latest.get("photometric") or {}).get("identity")
+            identity = (reference.get("photometric") or {}).get("identity")
             rows.append([f"photometric error, {kind} (less is better)", identity, *found])
     return rows
 
 
 def live_summary(facts: DemoFacts, output: Path) -> dict[str, Any] | None:
-    """What the independent subscriber received, and its odometry against the truth where that is known."""
+    """What the independent subscriber received, by its own account."""
     summary = _read_json(facts.live / "summary.json")
     if summary is None:
         return None
     received = sorted((facts.live / "frames").glob("*.npz"), key=lambda path: int(path.stem))
     _write_live_pictures(output, received)
-    summary["odometry"] = _live_odometry(facts, output, received)
     return summary
-
-
-def _live_odometry(facts: DemoFacts, output: Path, received: list[Path]) -> dict[str, Any]:
-    """ATE of the received poses; the camera's poses follow from the mounting that the node was given."""
-    mounting = transform(spec_of("base_to_camera.translation").default, spec_of("base_to_camera.rotation").default)
-    poses = {}
-    for path in received:
-        with np.load(path) as arrays:
-            if "pose" in arrays:
-                poses[int(path.stem)] = arrays["pose"] @ mounting
-    with read_truth(Path(facts.recording["bag"])) as truth:
-        known = truth.poses
-    common = [stamp for stamp in poses if stamp in known]
-    result: dict[str, Any] = {"poses": len(poses), "with_truth": len(common)}
-    if len(poses) < 2:
-        return result
-    picture = output / "live_trajectory.png"
-    if len(common) < 3:
-        plot_trajectory(picture, None, {"live": np.stack(list(poses.values()))}, "live, unit of the networks")
-        return result
-    estimate, reference = np.stack([poses[s] for s in common]), np.stack([known[s] for s in common])
-    try:
-        result |= {f"ate_7dof_{name}": value for name, value in ate(estimate, reference, "7dof").items()}
-        aligned = align(estimate, reference, "7dof")
-    except CoopnetError as error:
-        return result | {"reason": str(error)}
-    start = np.linalg.inv(reference[0]) @ reference
-    plot_trajectory(picture, start, {"live": aligned}, "received live from ~/odom, aligned (7dof)")
-    return result
 
 
 def _write_live_pictures(output: Path, received: list[Path]) -> None:
@@ -243,7 +215,7 @@ def _figures_section(facts: DemoFacts, reports: dict[str, dict[str, Any] | None]
         text += [f"{key} {name}: {reason}." for key, reason in reasons.items()] if name == "after" else []
     if not facts.figures:
         text.append("No figures: the evaluation was not reached.")
-    header = ["figure", "trivial baseline", "before training", "after training"]
+    header = ["figure", "trivial baseline", "before training", "after training", "received live"]
     tables = [Table(header, facts.figures)] if facts.figures else []
     return Section("Figures", text, tables)
 
@@ -293,17 +265,14 @@ def _live_section(output: Path, live: dict[str, Any]) -> Section:
     header = ["topic", "type", "encoding", "messages", "size", "frame", "Hz"]
     diagnostics = live.get("diagnostics", {})
     tables = [Table(header, rows), Table(["/diagnostics", ""], [[key, value] for key, value in diagnostics.items()])]
-    odometry = live["odometry"]
     text = [f"Received by a process of its own while the held-out part was replayed: {live.get('frames')} frames."]
     text += [f"Nothing came on {', '.join(silent)} (depth is on the topics that fit its scale, known or not)."] * bool(
         silent
     )
-    if "ate_7dof_rmse_m" in odometry:
-        text.append(f"ATE of ~/odom after 7dof alignment: {number(odometry['ate_7dof_rmse_m'])} m.")
     pictures = [
         Picture(output / "live_panel.png", "received: depth, flow, moving mask"),
         Picture(output / "live.webp", "the same, all frames"),
-        Picture(output / "live_trajectory.png", "received odometry"),
+        Picture(output / "evaluation" / "live" / "trajectory.png", "the odometry received, as evaluated"),
     ]
     return Section("Live", text, tables, pictures)
 
