@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CoopnetError as error:
         complaints.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return error.exit_code
+    except OSError as error:
+        complaints.print(f"[bold red]error:[/] {escape(str(error))}. Is there space, and may you write there?")
+        return UsageError.exit_code
     except KeyboardInterrupt:
         complaints.print("Interrupted before the training began: nothing was written.")
         return INTERRUPTED
@@ -357,7 +360,9 @@ def _with_epochs(config: TrainConfig, data: PreparedData, epochs: int | None) ->
 
 def _say_what_was_found(data: PreparedData, console: Console) -> None:
     """One row per bag, then the decisions and the losses in sentences."""
-    table = Table("bag", "camera", "found", "dropped", "used", title="Recordings", show_lines=True)
+    table = Table(title="Recordings", show_lines=True)
+    for name in ("bag", "camera", "found", "dropped", "used"):
+        table.add_column(name, overflow="fold")
     for bag in data.bags:
         unusable = sum(bag.report.skipped.values())
         table.add_row(

@@ -343,7 +343,7 @@ def find_camera(bag: Bag, topic: str | None = None, info: str | None = None) -> 
             f"Bag {bag.path} has {len(chosen)} image topics that may be the camera; choose one:\n{choices}"
         )
     image = chosen[0]
-    why = "the only image topic" if len(candidates) == 1 else f"of {len(candidates)} image topics the one to use"
+    why = "the only camera topic" if len(candidates) == 1 else f"of {len(candidates)} image topics the one to use"
     if len(candidates) > 1:
         why += " (calibrated, raw before compressed)" if calibrated else " (raw before compressed)"
     return CameraTopics(image.name, _info_for(bag, image, info, len(candidates) == 1), image.msgtype, why)

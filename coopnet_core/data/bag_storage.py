@@ -31,7 +31,8 @@ from coopnet_core.errors import NoUsableDataError
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 STORAGE_SUFFIXES = (".mcap", ".db3")
 
-# What rosbags and its decompressors raise on files that are cut off or overwritten.
+# What rosbags and its decompressors raise on files that are cut off or overwritten (MemoryError: they believe any
+# length that the damaged bytes state).
 _DAMAGE = (
     ReaderError,
     OSError,
@@ -42,6 +43,7 @@ _DAMAGE = (
     EOFError,
     AssertionError,
     RuntimeError,
+    MemoryError,
     struct.error,
     apsw.Error,
     sqlite3.Error,

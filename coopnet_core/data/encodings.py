@@ -168,7 +168,10 @@ def decode_compressed(image_format: str, data: Buffer) -> np.ndarray:
             "image_transport as 'compressed' or 'raw'."
         )
     _check_complete(image_format, content)
-    bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # sizes in the file that no image has
+        bgr = None
     if bgr is None:
         raise MalformedImageError(f"CompressedImage '{image_format}' of {len(content)} bytes cannot be decoded.")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

@@ -24,7 +24,7 @@ from coopnet_core.data.bag import (
     read_frames,
 )
 from coopnet_core.data.frames import Frame
-from coopnet_core.errors import NoUsableDataError, UsageError
+from coopnet_core.errors import CoopnetError, NoUsableDataError, UsageError
 
 STORAGES = ("mcap", "sqlite3")
 TF = "tf2_msgs/msg/TFMessage"
@@ -459,6 +459,64 @@ def test_overwritten_middle_of_a_database_loses_only_that_part(tmp_path: Path):
     frames, report = read(bag)
     assert len(frames) >= 20
     assert report.unread
+
+
+@pytest.mark.parametrize("part", [0.5, 0.9])
+@pytest.mark.parametrize("storage", STORAGES)
+def test_cut_off_compressed_file(tmp_path: Path, storage: str, part: float):
+    bag = write_bag(tmp_path / "bag", recording(60), storage, "file")
+    cut(make.storage_file(bag), part)
+    frames, report = read(bag)
+    assert len(frames) >= int(part * 60) - 12
+    assert any("is cut off" in problem for problem in report.unread)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_compressed_file_cut_at_its_start(tmp_path: Path, storage: str):
+    bag = write_bag(tmp_path / "bag", recording(60), storage, "file")
+    cut(make.storage_file(bag), 0.001)
+    with pytest.raises(NoUsableDataError, match="is cut off"):
+        open_bag(bag)
+
+
+def damaged(content: bytes, random: np.random.Generator) -> bytes:
+    """The content with one of the ways in which files get damaged."""
+    data = bytearray(content)
+    at, length = int(random.integers(len(data))), int(random.integers(1, 3000))
+    kind = random.integers(6)
+    if kind == 0:
+        return bytes(data[:at])
+    if kind == 1:
+        data[at : at + length] = bytes(min(length, len(data) - at))
+    elif kind == 2:
+        data[at : at + length] = random.bytes(min(length, len(data) - at))
+    elif kind == 3:
+        data[at:at] = random.bytes(100)
+    elif kind == 4:
+        data[at % 400 : at % 400 + 4] = random.bytes(4)
+    else:
+        for position in random.integers(0, len(data), 20):
+            data[position] ^= 1 << int(random.integers(8))
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("storage", "compression"),
+    [(name, how) for name in STORAGES for how in (None, "message", "file")] + [("mcap", "storage")],
+)
+def test_any_damage_is_read_around_or_said(tmp_path: Path, storage: str, compression: str | None):
+    bag = write_bag(tmp_path / "bag", recording(12, width=48, height=32), storage, compression)
+    path = make.storage_file(bag)
+    content, random = path.read_bytes(), np.random.default_rng(5)
+    outcomes = []
+    for _ in range(60):
+        path.write_bytes(damaged(content, random))
+        try:
+            outcomes.append(len(read(bag, fov_degrees=60.0)[0]))
+        except CoopnetError as error:
+            outcomes.append(str(error))
+    assert any(isinstance(outcome, int) and outcome > 0 for outcome in outcomes)
+    assert all(outcome <= 12 if isinstance(outcome, int) else len(outcome) > 40 for outcome in outcomes)
 
 
 def test_one_damaged_file_of_a_split_bag_is_named_and_the_others_are_read(tmp_path: Path):

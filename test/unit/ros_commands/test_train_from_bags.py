@@ -61,7 +61,7 @@ def test_dry_run_says_what_was_found_and_writes_nothing(bag: Path, calls: Calls,
         "/camera/image_raw",
         "/camera/camera_info",
         "96x64 f=80",
-        "the only image topic",
+        "the only camera topic",
         "27",
         "10.0",
     ):
@@ -128,6 +128,22 @@ def test_trainer_interrupted_or_diverged(bag: Path, calls: Calls, tmp_path: Path
     assert "the loss is not finite" in capsys.readouterr().err
     calls.error = KeyboardInterrupt()
     assert run(bag, "-o", tmp_path / "run", "--device", "cpu") == 130
+
+
+def test_interrupted_while_reading(bag: Path, calls: Calls, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("coopnet_ros.train_from_bags.prepare_clips", interrupt)
+    assert run(bag, "-o", tmp_path / "run", "--device", "cpu") == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_full_disk_is_said(bag: Path, calls: Calls, tmp_path: Path, capsys):
+    calls.error = OSError(28, "No space left on device", "state.pt")
+    assert run(bag, "-o", tmp_path / "run", "--device", "cpu") == 2
+    assert "No space left on device" in capsys.readouterr().err
 
 
 # Refusals
