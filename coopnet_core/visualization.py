@@ -31,6 +31,20 @@ def depth_range(depth: np.ndarray) -> tuple[float, float]:
     return near, max(far, 2.0 * near)
 
 
+def median_ratio(truth: np.ndarray | None, depth: np.ndarray | None) -> float:
+    """The median of truth / depth over the pixels where both (H, W) are known; 1 where there is none.
+
+    >>> median_ratio(np.array([[2.0, np.nan]]), np.array([[1.0, 1.0]]))
+    2.0
+    """
+    if truth is None or depth is None or truth.shape != depth.shape:
+        return 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = truth / depth
+        ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
+    return float(np.median(ratio)) if ratio.size else 1.0
+
+
 def depth_to_color(depth: np.ndarray, near: float, far: float) -> np.ndarray:
     """Colours by inverse depth (near bright, far dark), perceptually uniform; invalid pixels are black.
 
@@ -177,7 +191,7 @@ def panel(
     ]
     captions = ["image", f"depth {near:.3g}-{far:.3g} {unit}", f"flow, saturated at {max_px:.3g} px", "moving"]
     if truth is not None:
-        scale = _median_ratio(truth.depth, prediction.depth)
+        scale = median_ratio(truth.depth, prediction.depth)
         limits = (near * scale, far * scale)
         pictures += [
             image,
@@ -291,14 +305,6 @@ def _flow_limit(flow: np.ndarray | None) -> float:
     lengths = np.zeros(0) if flow is None else np.linalg.norm(flow, axis=-1)
     lengths = lengths[np.isfinite(lengths)]
     return max(1.0, float(np.percentile(lengths, 98))) if lengths.size else 1.0
-
-
-def _median_ratio(truth: np.ndarray | None, depth: np.ndarray | None) -> float:
-    if truth is None or depth is None or truth.shape != depth.shape:
-        return 1.0
-    ratio = truth / depth
-    ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
-    return float(np.median(ratio)) if ratio.size else 1.0
 
 
 def _thickened(depth: np.ndarray) -> np.ndarray:

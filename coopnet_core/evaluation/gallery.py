@@ -14,7 +14,7 @@ from coopnet_core.evaluation.odometry import DegenerateAlignmentError, align, re
 from coopnet_core.evaluation.session import Trajectories
 from coopnet_core.inference.prediction import Prediction
 from coopnet_core.plots import plot_trajectory
-from coopnet_core.visualization import depth_range, error_panel, panel, write_animation, write_picture
+from coopnet_core.visualization import depth_range, error_panel, median_ratio, panel, write_animation, write_picture
 
 _ANIMATION_FRAMES = 60
 _DENSE = 0.3
@@ -50,11 +50,11 @@ class Gallery:
 
     def add(self, index: int, frame: Frame, prediction: Prediction, truth: FrameTruth | None) -> None:
         """Draw frame number `index`, if it is one of the chosen."""
-        if self._limits[1] is None and prediction.flow is not None:
-            self._limits = _color_limits(prediction)
         if index not in self._stills and index not in self._animated:
             return
         shown = None if truth is None or frame.camera is None else displayed_truth(frame, prediction, truth)
+        if self._limits[1] is None and prediction.flow is not None:
+            self._limits = _color_limits(prediction, shown)
         page = panel(prediction, shown, *self._limits)
         if index in self._animated:
             self._pages.append(page)
@@ -122,11 +122,22 @@ def _scattered(sparse: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.where(np.isfinite(small), small, np.nan).astype(np.float32)
 
 
-def _color_limits(prediction: Prediction) -> tuple[tuple[float, float] | None, float]:
-    length = np.linalg.norm(prediction.flow, axis=-1)
+def _color_limits(prediction: Prediction, truth: FrameTruth | None) -> tuple[tuple[float, float] | None, float]:
+    """Ranges for depth (in the prediction's unit) and flow: those of the truth where there is one.
+
+    A flat prediction stretched over all colours would look as if it had content.
+    """
+    flow = prediction.flow if truth is None or truth.flow is None else truth.flow
+    length = np.linalg.norm(flow, axis=-1)
     length = length[np.isfinite(length)]
     longest = max(1.0, float(np.percentile(length, 95))) if length.size else 1.0
-    return (None if prediction.depth is None else depth_range(prediction.depth)), longest
+    if prediction.depth is None:
+        return None, longest
+    if truth is None or truth.depth is None:
+        return depth_range(prediction.depth), longest
+    scale = median_ratio(truth.depth, prediction.depth)
+    near, far = depth_range(truth.depth)
+    return (near / scale, far / scale), longest
 
 
 def _error_maps(

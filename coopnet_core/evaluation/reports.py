@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+
 _MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif"}
+_LARGEST_PNG = 100_000
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:64rem;padding:1rem;color:#1b1f24;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #d0d7de}
@@ -162,7 +165,11 @@ def _table(table: Table) -> str:
 
 
 def _picture(picture: Picture) -> str:
-    data = base64.b64encode(picture.path.read_bytes()).decode()
-    source = f"data:{_MEDIA_TYPES[picture.path.suffix.lower()]};base64,{data}"
+    """The picture inside the page; large PNG files as JPEG, so that the page opens on a phone."""
+    media_type, content = _MEDIA_TYPES[picture.path.suffix.lower()], picture.path.read_bytes()
+    if media_type == "image/png" and len(content) > _LARGEST_PNG:
+        _, compressed = cv2.imencode(".jpg", cv2.imread(str(picture.path)), [cv2.IMWRITE_JPEG_QUALITY, 88])
+        media_type, content = "image/jpeg", compressed.tobytes()
+    source = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
     caption = html.escape(picture.caption)
     return f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
