@@ -24,6 +24,8 @@ from coopnet_ros.demo_report import DemoFacts, write_demo_report
 _WEIGHTS = "models/small_rendered.safetensors"
 _MARKER = "demo.json"
 _NODE_NAME = "coopnet"
+_MOVERS = 0.15
+"""Share of the rendered pixels that move on their own; left to the seed, some scenes have none."""
 _EXAMPLES = """\
 examples:
   everything, rendered, in a few minutes:
@@ -210,7 +212,7 @@ def _render(demo: Demo) -> None:
         "make_demo_bag",
         [
             *("--output", demo.bag, "--seed", options.seed, "--frames", options.frames),
-            *("--width", width, "--height", height),
+            *("--width", width, "--height", height, "--movers", _MOVERS),
         ],
     )
 
