@@ -240,6 +240,7 @@ class CoopnetNode(LifecycleNode):
         threshold = self.get_parameter("time_jump_threshold").value
         if classify_arrival(self._newest_ns, stamp_ns, threshold) is Arrival.OUT_OF_ORDER:
             self.statistics.reject("out_of_order")
+            self._notifier.notify("out_of_order", _disorder(stamp_ns, self._newest_ns))
             return
         self._newest_ns = stamp_ns
         self._frame_id = message.header.frame_id
@@ -422,6 +423,14 @@ def _calibration_of(message: CameraInfo) -> tuple:
         (message.binning_x, message.binning_y),
         (roi.x_offset, roi.y_offset, roi.width, roi.height),
     )
+
+
+def _disorder(stamp_ns: int, newest_ns: int) -> str:
+    """What is wrong with the order of two stamps."""
+    if stamp_ns == 0:
+        return "Images without a stamp (0) are ignored: pairs are made by stamp. Let the driver set header.stamp."
+    back = (newest_ns - stamp_ns) * 1e-9
+    return f"An image whose stamp is not after the newest one ({back:.3f} s before it) is ignored."
 
 
 def _load_failure(error: Exception) -> str:

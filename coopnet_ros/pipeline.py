@@ -128,7 +128,8 @@ class Pipeline:
                 (
                     "gap",
                     f"{gap:.2f} s between two images is more than max_pair_gap={self.settings.max_pair_gap_s:g} s: "
-                    "depth only for this one. Raise max_pair_gap for a slower camera or computer, or look for lost images.",
+                    "depth only for this one. Raise max_pair_gap for a slower camera or computer, or look for lost "
+                    "images.",
                 )
             )
         if link is Link.JUMP:

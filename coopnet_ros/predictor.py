@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coopnet_core.errors import CheckpointError
+from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.prediction import Predictor
 from coopnet_core.resources import shipped_file
 
@@ -49,7 +50,7 @@ PredictorFactory = Callable[[PredictorRequest], Predictor]
 
 
 def load_predictor(request: PredictorRequest) -> Predictor:
-    """Load the networks of a checkpoint.
+    """Load the networks of a checkpoint and run them once.
 
     Raises:
         CheckpointError: the file is missing, or is no checkpoint of this package.
@@ -59,4 +60,7 @@ def load_predictor(request: PredictorRequest) -> Predictor:
     # here, not at the top: torch takes seconds to import, and the worker thread has them
     from coopnet_core.inference.stream import StreamPredictor
 
-    return StreamPredictor(path, device=request.device, input_size=request.input_size)
+    predictor = StreamPredictor(path, device=request.device, input_size=request.input_size)
+    # the first run of all is the slow one: it must not fall between the first two images
+    predictor.warm_up(Camera.from_field_of_view(predictor.metadata.width, predictor.metadata.height, 80.0))
+    return predictor

@@ -123,6 +123,10 @@ class Recorder:
         """Number of stamps seen."""
         return len(self._stamps)
 
+    def is_connected(self, node: Node) -> bool:
+        """Whether every output of the observed node has been discovered."""
+        return all(node.count_publishers(f"/{self._node_name}/{name}") for name in _TOPICS)
+
     def write(self) -> Path:
         """Write the frames that are still open, and summary.json; gives its path."""
         for stamp_ns in sorted(self._frames):
@@ -228,7 +232,7 @@ def _run(options: argparse.Namespace, arguments: list[str], console: Console) ->
     recorder = Recorder(node, options.node_name, options.output)
     code = 0
     try:
-        _spin(node, recorder, options)
+        _spin(node, recorder, options, lambda text: console.print(text, soft_wrap=True))
     except KeyboardInterrupt:
         code = INTERRUPTED
     path = recorder.write()
@@ -243,15 +247,18 @@ def _run(options: argparse.Namespace, arguments: list[str], console: Console) ->
     return code
 
 
-def _spin(node: Node, recorder: Recorder, options: argparse.Namespace) -> None:
+def _spin(node: Node, recorder: Recorder, options: argparse.Namespace, say: Callable[[str], None]) -> None:
     """Receive until there is enough, or nothing more comes, and the node's last figures are in."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     end = time.monotonic() + options.timeout
-    complete = False
+    connected = complete = False
     try:
         while time.monotonic() < end:
             executor.spin_once(timeout_sec=0.1)
+            if not connected and recorder.is_connected(node):
+                connected = True
+                say(f"Connected to all outputs of /{options.node_name.strip('/')}.")
             if recorder.frames and time.monotonic() - recorder.last_arrival > options.idle:
                 return
             if not complete and options.expect_frames and recorder.frames >= options.expect_frames:

@@ -301,3 +301,11 @@ def test_silence_is_explained_once_with_topics_publishers_and_qos(make_rig, warn
     rig.status()
     assert len([text for text in warnings if "QoS mismatch" in text]) == 1
     assert len([text for text in warnings if "/camera_info" in text]) == 1
+
+
+def test_images_without_stamps_are_refused_with_the_reason(make_rig, warnings):
+    rig = make_rig()
+    rig.send(0.0)
+    rig.send(0.0)
+    assert rig.counts.rejected["out_of_order"] == 1
+    assert any("header.stamp" in text for text in warnings)

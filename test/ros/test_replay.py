@@ -80,8 +80,9 @@ def test_a_replayed_bag_reaches_an_independent_subscriber_with_every_value(ros, 
         ros, "record_outputs", "--output", str(tmp_path / "out"), "--expect-frames", str(FRAMES), "--timeout", "40"
     )
     try:
-        time.sleep(3.0)  # the recorder's discovery: the first frame counts
-        player = command(ros, "play_bag", str(bag), "--topics", IMAGE_TOPIC, INFO_TOPIC, "--wait-for-subscribers", "2")
+        assert "Connected" in recorder.stdout.readline()  # before the replay: the first frame counts
+        topics = ["--topics", IMAGE_TOPIC, INFO_TOPIC]
+        player = command(ros, "play_bag", str(bag), *topics, "--wait-for-subscribers", "2", "--rate", "0.4")
         played = player.communicate(timeout=40)
         recorded = recorder.communicate(timeout=40)
     finally:
@@ -96,13 +97,13 @@ def test_a_replayed_bag_reaches_an_independent_subscriber_with_every_value(ros, 
     assert (depth["type"], depth["encoding"], depth["count"]) == ("sensor_msgs/msg/Image", "32FC1", FRAMES)
     assert (depth["frame_id"], depth["width"], depth["height"]) == ("camera_optical_frame", WIDTH // 2, HEIGHT // 2)
     assert (depth["first_stamp_ns"], depth["last_stamp_ns"]) == (START_NS, START_NS + (FRAMES - 1) * PERIOD_NS)
-    assert depth["rate_hz"] == pytest.approx(10.0, rel=0.2)
+    assert depth["rate_hz"] == pytest.approx(4.0, rel=0.3)
     assert summary["topics"]["/coopnet/depth_relative/image"]["count"] == 0
     assert summary["topics"]["/coopnet/flow/image"]["count"] == FRAMES - 1
     assert summary["topics"]["/coopnet/odom"]["child_frame_id"] == "base_link"
     diagnostics = summary["diagnostics"]
     assert (diagnostics["received"], diagnostics["processed"]) == (str(FRAMES), str(FRAMES))
-    assert float(diagnostics["input_hz"]) == pytest.approx(10.0, rel=0.2)
+    assert float(diagnostics["input_hz"]) == pytest.approx(4.0, rel=0.3)
     camera = Camera(WIDTH, HEIGHT, FOCAL, FOCAL, (WIDTH - 1) / 2, (HEIGHT - 1) / 2).scaled(WIDTH // 2, HEIGHT // 2)
     for index in range(1, FRAMES):
         stamp = START_NS + index * PERIOD_NS
@@ -137,7 +138,7 @@ def test_a_part_is_replayed_at_its_rate_with_the_clock(make_rig, bag):
         took = time.monotonic() - began
         player.finish()
     assert sent == 12
-    assert took == pytest.approx(0.25, abs=0.1)
+    assert 0.2 < took < 1.0
     rig.wait(lambda: len(images) == 6 and len(infos) == 6)
     assert images[0].header.stamp.nanosec == 300_000_000
     np.testing.assert_array_equal(np.frombuffer(images[2].data, np.uint8).reshape(HEIGHT, WIDTH, 3), picture(5))
