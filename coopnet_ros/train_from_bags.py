@@ -243,6 +243,8 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     _check_output(arguments)
     config = _configuration(arguments)
     data = _prepare(arguments, config, console)
+    if arguments.resume:
+        _check_same_data(data, arguments.output)
     config = _with_epochs(config, data, arguments.epochs)
     _say_what_was_found(data, console)
     _say_what_will_be_done(arguments, config, data, console)
@@ -337,7 +339,39 @@ def _prepare(arguments: argparse.Namespace, config: TrainConfig, console: Consol
                 tasks[path] = progress.add_task(f"reading {escape(path.name)}", total=total)
             progress.update(tasks[path], completed=done)
 
-        return prepare_clips(bags, arguments.size, options, config.pixels, show)
+        return prepare_clips(bags, _input_size(arguments), options, config.pixels, show)
+
+
+def _input_size(arguments: argparse.Namespace) -> tuple[int, int] | None:
+    """The size the user chose, else that of the resumed run, else None (to be chosen for the first camera)."""
+    from coopnet_core.checkpoint import read_metadata
+
+    if arguments.size is not None or not arguments.resume:
+        return arguments.size
+    metadata = read_metadata(_last_checkpoint(arguments.output))
+    return metadata.width, metadata.height
+
+
+def _last_checkpoint(output: Path) -> Path:
+    """Where the trainer keeps the newest weights of a run."""
+    return output / "checkpoints" / "last.safetensors"
+
+
+def _check_same_data(data: PreparedData, output: Path) -> None:
+    """Refuse to resume with other frames: the run's place in its shuffled data would mean nothing.
+
+    Raises:
+        UsageError: the frames differ from those the run was started with.
+    """
+    from coopnet_core.checkpoint import read_metadata
+
+    before = read_metadata(_last_checkpoint(output)).data.get("train_sha256")
+    if before is not None and before != _digest(data.train):
+        raise UsageError(
+            f"The training frames are not those of the run in {output} ({sum(map(len, data.train))} frames now). "
+            "Resume with the same bags and data options, or start a new run from its weights with --init "
+            f"{_last_checkpoint(output)}."
+        )
 
 
 def _targets_span(config: TrainConfig) -> int:
@@ -416,16 +450,20 @@ def _train(arguments: argparse.Namespace, config: TrainConfig, data: PreparedDat
     """Hand over to the trainer and say where the result is."""
     from coopnet_core.cotraining.trainer import train
 
-    result = train(
-        config,
-        data.train,
-        data.validation,
-        arguments.output,
-        init=arguments.init,
-        resume=arguments.resume,
-        data_facts=_facts(data),
-        console=console,
-    )
+    try:
+        result = train(
+            config,
+            data.train,
+            data.validation,
+            arguments.output,
+            init=arguments.init,
+            resume=arguments.resume,
+            data_facts=_facts(data),
+            console=console,
+        )
+    except KeyboardInterrupt:  # a second Ctrl-C, or one before the first step: the trainer saves on the others
+        console.print("interrupted; what was saved before is in the output folder", style="yellow")
+        return INTERRUPTED
     console.print(f"best checkpoint  {result.best}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"last checkpoint  {result.last}", markup=False, highlight=False, soft_wrap=True)
     if result.interrupted:

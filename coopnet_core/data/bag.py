@@ -1,32 +1,21 @@
-"""Recordings (rosbag2) as frames: find the camera, pair images with their calibration, count what is unusable."""
+"""Recordings (rosbag2) as frames: images paired with their calibration, what is unusable counted.
+
+The parts: `bag_storage` (single files, damaged ones too), `bag_files` (a recording and its topics), `bag_camera` (which
+topics are the camera). What callers need of them can be imported from here.
+"""
 
 from __future__ import annotations
 
-import re
-import struct
-import tempfile
 from collections import Counter, deque
-from collections.abc import Collection, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-import yaml
-from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_typestore
 
-from coopnet_core.data.bag_storage import (
-    STORAGE_SUFFIXES,
-    ZSTD_MAGIC,
-    RawMessage,
-    StorageFile,
-    TopicInfo,
-    open_storage,
-    zstd,
-)
+from coopnet_core.data.bag_camera import CAMERA_INFO_TYPE, COMPRESSED_TYPE, IMAGE_TYPE, CameraTopics, find_camera
+from coopnet_core.data.bag_files import Bag, BrokenMessageError, deserialize, header_stamp, list_topics, open_bag
+from coopnet_core.data.bag_storage import RawMessage, TopicInfo
 from coopnet_core.data.camera_info import camera_from_info
 from coopnet_core.data.encodings import (
     MalformedImageError,
@@ -35,375 +24,33 @@ from coopnet_core.data.encodings import (
     decode_image,
 )
 from coopnet_core.data.frames import Frame
-from coopnet_core.errors import CoopnetError, NoUsableDataError, UsageError
 from coopnet_core.geometry.camera import Camera
 
-IMAGE_TYPE, COMPRESSED_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
+__all__ = [
+    "CAMERA_INFO_TYPE",
+    "COMPRESSED_TYPE",
+    "IMAGE_TYPE",
+    "Bag",
+    "BagReport",
+    "BrokenMessageError",
+    "CameraTopics",
+    "RawMessage",
+    "TopicInfo",
+    "decode_message",
+    "deserialize",
+    "find_camera",
+    "header_stamp",
+    "list_topics",
+    "open_bag",
+    "read_frames",
+]
 
 # Reasons why a message gives no frame, as they are counted and shown.
 BROKEN, MALFORMED, ENCODING = "cannot be deserialised", "malformed image", "encoding not read"
 OUT_OF_ORDER, NO_STAMP, OTHER_SIZE = "stamp not increasing", "header stamp is zero", "CameraInfo of another size"
 
-_DEPTH_ENCODINGS = ("16UC1", "32FC1", "32FC2", "64FC1")
 _CLOCK_JUMP_NS = 1_000_000_000
 _PENDING_IMAGES = 8
-_TYPES = get_typestore(Stores.ROS2_JAZZY)
-_UNDESERIALISABLE = (SerdeError, struct.error, ValueError, LookupError, TypeError, AssertionError, OverflowError)
-
-
-class BrokenMessageError(CoopnetError):
-    """The bytes of a message are not what its type says."""
-
-
-class Bag:
-    """A recording: a folder, or one of its files. Use as a context manager.
-
-    Attributes:
-        path: as given by the user.
-        topics: what was recorded, by name.
-        problems: what could not be read, one sentence each; grows while reading.
-    """
-
-    def __init__(self, path: Path, files: list[StorageFile], problems: list[str], scratch: _Scratch) -> None:
-        self.path = path
-        self._files = files
-        self._problems = problems
-        self._scratch = scratch
-        self.topics: dict[str, TopicInfo] = {}
-        for info in (info for file in files for info in file.topics):
-            known = self.topics.get(info.name)
-            self.topics[info.name] = TopicInfo(info.name, info.msgtype, info.count + (known.count if known else 0))
-
-    def __enter__(self) -> Bag:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def problems(self) -> list[str]:
-        """What could not be read so far."""
-        return self._problems + [problem for file in self._files for problem in file.problems]
-
-    def close(self) -> None:
-        """Release the files."""
-        for file in self._files:
-            file.close()
-        self._scratch.close()
-
-    def messages(self, names: Collection[str]) -> Iterator[RawMessage]:
-        """The messages of the named topics in recorded order, message-level compression undone."""
-        for file in self._files:
-            for message in file.messages(names):
-                # A CDR message starts with 00; so this cannot be one, whatever the metadata says. A broken one goes
-                # on as it is, to be counted as one that cannot be deserialised.
-                if message.data[:4] == ZSTD_MAGIC:
-                    with suppress(zstd.ZstdError):
-                        message = message._replace(data=zstd.decompress(message.data))
-                yield message
-
-    def of_type(self, msgtype: str) -> list[TopicInfo]:
-        """The topics of a type that hold messages, by name."""
-        return sorted(
-            (info for info in self.topics.values() if info.msgtype == msgtype and info.count),
-            key=lambda info: info.name,
-        )
-
-
-class _Scratch:
-    """A folder for decompressed files, made when first needed and removed with the bag."""
-
-    def __init__(self) -> None:
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-
-    def decompressed(self, path: Path) -> tuple[Path, str]:
-        """Unpack `name.mcap.zstd`; returns the new path and a problem ("" when all is well)."""
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="coopnet_bag_")
-        target = Path(self._folder.name) / path.stem
-        problem = ""
-        with path.open("rb") as packed, target.open("wb") as plain:
-            stream = zstd.ZstdDecompressor()
-            try:
-                while block := packed.read(1 << 20):
-                    plain.write(stream.decompress(block))
-                    if stream.eof:
-                        break
-                if not stream.eof:
-                    problem = f"{path.name} is cut off"
-            except (zstd.ZstdError, EOFError) as error:
-                problem = f"{path.name} is damaged ({error})"
-        return target, problem
-
-    def close(self) -> None:
-        """Remove the folder."""
-        if self._folder is not None:
-            self._folder.cleanup()
-
-
-def open_bag(path: Path | str) -> Bag:
-    """Open a recording: a bag folder (with or without metadata.yaml), an .mcap or a .db3 file.
-
-    Damaged files are read as far as they go; what is lost is named in `Bag.problems`.
-
-    Raises:
-        UsageError: no such path, or no rosbag2 recording.
-        NoUsableDataError: it holds no message at all.
-    """
-    path = Path(path)
-    scratch = _Scratch()
-    files: list[StorageFile] = []
-    problems: list[str] = []
-    try:
-        for name in _storage_paths(path, problems):
-            _open_one(name, scratch, files, problems)
-        if not files:
-            raise NoUsableDataError(f"Bag {path}: nothing can be read. " + "; ".join(problems))
-        bag = Bag(path, files, problems, scratch)
-        if not any(info.count for info in bag.topics.values()):
-            raise NoUsableDataError(
-                f"Bag {path} is empty: {len(bag.topics)} topics, no message. Record with the camera running "
-                "(ros2 topic hz shows whether it publishes)."
-            )
-    except BaseException:
-        for file in files:
-            file.close()
-        scratch.close()
-        raise
-    return bag
-
-
-def _open_one(path: Path, scratch: _Scratch, files: list[StorageFile], problems: list[str]) -> None:
-    """Open one file of the bag into `files`, or name in `problems` why not."""
-    try:
-        if path.suffix == ".zstd":
-            path, problem = scratch.decompressed(path)
-            problems += [problem] if problem else []
-        files.append(open_storage(path))
-    except NoUsableDataError as error:
-        problems.append(str(error))
-
-
-def _storage_paths(path: Path, problems: list[str]) -> list[Path]:
-    """The files of a recording, in order.
-
-    Raises:
-        UsageError: no such path, or not a rosbag2 recording.
-    """
-    if not path.exists():
-        raise UsageError(
-            f"No bag at {path}: neither a folder nor a file. A rosbag2 folder, .mcap or .db3 was expected."
-        )
-    if path.name == "metadata.yaml":
-        path = path.parent
-    if path.is_file():
-        if path.suffix in STORAGE_SUFFIXES or path.name.endswith(tuple(f"{end}.zstd" for end in STORAGE_SUFFIXES)):
-            return [path]
-        hint = ""
-        if path.suffix == ".bag":
-            hint = " It looks like ROS 1: convert it with 'rosbags-convert --src IN.bag --dst OUT'."
-        raise UsageError(f"{path} is no rosbag2 file: .mcap, .db3 or a bag folder was expected.{hint}")
-    endings = [ending for suffix in STORAGE_SUFFIXES for ending in (suffix, f"{suffix}.zstd")]
-    names = [name for ending in endings for name in path.glob(f"*{ending}")]
-    listed = _listed_files(path, problems)
-    problems += [f"{name} is named in metadata.yaml but missing" for name in listed if not (path / name).exists()]
-    order = {name: position for position, name in enumerate(listed)}
-    found = sorted(names, key=lambda name: (order.get(name.name, len(order)), _natural(name.name)))
-    if not found:
-        raise _no_storage(path, problems)
-    return found
-
-
-def _no_storage(path: Path, problems: list[str]) -> CoopnetError:
-    """The error for a folder without .mcap and .db3 files."""
-    inside = sorted(child.name for child in path.iterdir() if child.is_dir() and any(_storage_files(child)))
-    if inside:
-        return UsageError(
-            f"{path} is a folder of bags ({', '.join(inside)}), not a bag. Name the bags: "
-            + " ".join(str(path / name) for name in inside[:4])
-        )
-    content = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
-    lost = "".join(f" {problem}." for problem in problems)
-    return NoUsableDataError(f"{path} holds no .mcap or .db3 file (it holds: {content}).{lost} Is the copy complete?")
-
-
-def _storage_files(folder: Path) -> Iterator[Path]:
-    """The .mcap and .db3 files of a folder."""
-    return (child for child in folder.iterdir() if child.suffix in STORAGE_SUFFIXES)
-
-
-def _listed_files(folder: Path, problems: list[str]) -> list[str]:
-    """File names in the order of metadata.yaml; empty without a readable one."""
-    path = folder / "metadata.yaml"
-    if not path.exists():
-        return []
-    try:
-        content = yaml.safe_load(path.read_text(errors="replace"))
-        return [Path(name).name for name in content["rosbag2_bagfile_information"]["relative_file_paths"]]
-    except (yaml.YAMLError, OSError, KeyError, TypeError):
-        problems.append(f"{path.name} cannot be read; the files are taken in the order of their names")
-        return []
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """A sort key that puts bag_2 before bag_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def list_topics(bag: Bag, msgtypes: Collection[str] = ()) -> str:
-    """The recorded topics (of these types, if any are given), one per line with type and count, for messages."""
-    rows = sorted(bag.topics.values(), key=lambda info: info.name)
-    rows = [info for info in rows if not msgtypes or info.msgtype in msgtypes]
-    return "\n".join(f"  {info.name}  {info.msgtype}  {info.count} messages" for info in rows) or "  (none)"
-
-
-def deserialize(msgtype: str, data: bytes) -> Any:
-    """A message object with the fields of its ROS 2 type.
-
-    Raises:
-        BrokenMessageError: the bytes do not fit the type.
-    """
-    try:
-        return _TYPES.deserialize_cdr(data, msgtype)
-    except _UNDESERIALISABLE as error:
-        raise BrokenMessageError(f"{len(data)} bytes are no {msgtype}: {error}") from None
-
-
-def header_stamp(data: bytes) -> int:
-    """The header stamp in nanoseconds of a serialised message that starts with a std_msgs/Header.
-
-    Raises:
-        BrokenMessageError: too short, or not CDR.
-    """
-    if len(data) < 12 or data[0] != 0 or data[1] not in (0, 1):
-        raise BrokenMessageError(f"{len(data)} bytes are no message with a header.")
-    seconds, nanoseconds = struct.unpack_from("<iI" if data[1] else ">iI", data, 4)
-    return seconds * 1_000_000_000 + nanoseconds
-
-
-@dataclass(frozen=True)
-class CameraTopics:
-    """The topics of one camera.
-
-    Attributes:
-        image: Image or CompressedImage.
-        info: CameraInfo, or None when the bag has none for this image.
-        msgtype: the type of `image`.
-        why: how the choice was made, for people.
-    """
-
-    image: str
-    info: str | None
-    msgtype: str
-    why: str = ""
-
-    @property
-    def compressed(self) -> bool:
-        """Whether the images are JPEG or PNG."""
-        return self.msgtype == COMPRESSED_TYPE
-
-    @property
-    def rectified(self) -> bool:
-        """Whether the name says that distortion is already undone (then CameraInfo.p holds, not k and d)."""
-        return "rect" in _base_name(self.image, self.msgtype).rsplit("/", 1)[-1]
-
-
-def find_camera(bag: Bag, topic: str | None = None, info: str | None = None) -> CameraTopics:
-    """The image topic to use and the CameraInfo that belongs to it.
-
-    Without `topic`: the only image topic that is no depth, flow or truth; one with CameraInfo beside it goes before
-    one without, raw before compressed.
-
-    Args:
-        bag: an open bag.
-        topic: image topic chosen by the user.
-        info: CameraInfo topic chosen by the user.
-
-    Raises:
-        UsageError: `topic` or `info` is not there, or several cameras are; lists the choices.
-        NoUsableDataError: there is no image at all; lists what is there.
-    """
-    if topic is not None:
-        image = _named_topic(bag, topic, (IMAGE_TYPE, COMPRESSED_TYPE), "--topic")
-        return CameraTopics(image.name, _info_for(bag, image, info, True), image.msgtype, "chosen by the user")
-    candidates = [image for image in _image_topics(bag) if not _is_no_picture(bag, image)]
-    if not candidates:
-        raise NoUsableDataError(
-            f"Bag {bag.path} has no camera topic: {IMAGE_TYPE} or {COMPRESSED_TYPE} with pictures was expected. "
-            f"It has:\n{list_topics(bag)}"
-        )
-    calibrated = [image for image in candidates if _info_for(bag, image, info, len(candidates) == 1)]
-    chosen = _one_per_camera(calibrated or candidates)
-    if len(chosen) > 1:
-        choices = "\n".join(f"  --topic {image.name}  ({image.msgtype}, {image.count} messages)" for image in chosen)
-        raise UsageError(
-            f"Bag {bag.path} has {len(chosen)} image topics that may be the camera; choose one:\n{choices}"
-        )
-    image = chosen[0]
-    why = "the only camera topic" if len(candidates) == 1 else f"of {len(candidates)} image topics the one to use"
-    if len(candidates) > 1:
-        why += " (calibrated, raw before compressed)" if calibrated else " (raw before compressed)"
-    return CameraTopics(image.name, _info_for(bag, image, info, len(candidates) == 1), image.msgtype, why)
-
-
-def _image_topics(bag: Bag) -> list[TopicInfo]:
-    """All topics of images with messages."""
-    return sorted(bag.of_type(IMAGE_TYPE) + bag.of_type(COMPRESSED_TYPE), key=lambda info: info.name)
-
-
-def _named_topic(bag: Bag, name: str, msgtypes: tuple[str, ...], option: str) -> TopicInfo:
-    """The topic the user named, with or without the leading slash.
-
-    Raises:
-        UsageError: not there, or of another type.
-    """
-    found = bag.topics.get(name) or bag.topics.get(f"/{name}")
-    if found is None or found.msgtype not in msgtypes or not found.count:
-        state = f"is {found.msgtype} with {found.count} messages" if found else "not recorded"
-        raise UsageError(
-            f"{option} {name}: {state} (bag {bag.path}); a topic of {' or '.join(msgtypes)} was expected. There are:\n"
-            f"{list_topics(bag, msgtypes)}"
-        )
-    return found
-
-
-def _info_for(bag: Bag, image: TopicInfo, chosen: str | None, only_image: bool) -> str | None:
-    """The CameraInfo topic of an image topic: beside it, or the only one when there is one camera only."""
-    if chosen is not None:
-        return _named_topic(bag, chosen, (CAMERA_INFO_TYPE,), "--camera-info").name
-    infos = [info.name for info in bag.of_type(CAMERA_INFO_TYPE)]
-    base = _base_name(image.name, image.msgtype)
-    for name in (f"{base.rsplit('/', 1)[0]}/camera_info", f"{base}/camera_info"):
-        if name in infos:
-            return name
-    return infos[0] if only_image and len(infos) == 1 else None
-
-
-def _base_name(name: str, msgtype: str) -> str:
-    """The topic without the suffix that a transport adds."""
-    return name.rsplit("/", 1)[0] if msgtype == COMPRESSED_TYPE and name.count("/") > 1 else name
-
-
-def _one_per_camera(images: list[TopicInfo]) -> list[TopicInfo]:
-    """Leave out compressed twins of raw topics."""
-    raw = {image.name for image in images if image.msgtype == IMAGE_TYPE}
-    return [image for image in images if image.name in raw or _base_name(image.name, image.msgtype) not in raw]
-
-
-def _is_no_picture(bag: Bag, image: TopicInfo) -> bool:
-    """Whether a topic of images holds truth, depth or flow: by its name or by its first message."""
-    if image.name.startswith("/ground_truth/") or image.name.endswith("/compressedDepth"):
-        return True
-    first = next(bag.messages({image.name}), None)
-    if first is None or image.msgtype != IMAGE_TYPE:
-        return False
-    try:
-        return deserialize(IMAGE_TYPE, first.data).encoding in _DEPTH_ENCODINGS
-    except BrokenMessageError:
-        return False
 
 
 @dataclass

@@ -13,7 +13,7 @@ import numpy as np
 from coopnet_core.data.bag import Bag, BagReport, CameraTopics, find_camera, open_bag, read_frames
 from coopnet_core.data.frames import Clip, Frame
 from coopnet_core.data.prepare import DEFAULT_PIXELS, choose_size, fit_frame
-from coopnet_core.errors import NoUsableDataError
+from coopnet_core.errors import NoUsableDataError, UsageError
 from coopnet_core.geometry.camera import Camera
 
 STILL_SIZE = (64, 32)
@@ -168,7 +168,15 @@ class _Recording:
         self.changes: list[int] = []
         self._still_threshold = still_threshold
         # Reserved for the frames announced; the system hands out the memory only as it is written.
-        self._images = np.empty((max(1, expected), size[1], size[0], 3), np.uint8)
+        shape = (max(1, expected), size[1], size[0], 3)
+        try:
+            self._images = np.empty(shape, np.uint8)
+        except MemoryError:
+            gigabytes = np.prod(shape, dtype=np.float64) / 1e9
+            raise UsageError(
+                f"{expected} images at {size[0]}x{size[1]} take {gigabytes:.1f} GB, more than this machine gives. "
+                "Use a part of the recording (--frames A:B) or a smaller --size."
+            ) from None
         self._last_small: np.ndarray | None = None
         self._last_source: tuple[tuple[int, ...], Camera | None] | None = None
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,7 @@ import pytest
 from unit import bag_factory as make
 from unit.bag_factory import IMAGE, IMAGE_TOPIC, recording, stamp, write_bag
 
+from coopnet_core.checkpoint import read_metadata
 from coopnet_core.cotraining import trainer
 from coopnet_core.errors import DivergedError
 from coopnet_ros.train_from_bags import main
@@ -267,6 +273,14 @@ def test_help_and_settings(calls: Calls, capsys):
     assert "loss.error_model.em_steps" in said
 
 
+def test_more_than_the_memory(tmp_path: Path, calls: Calls, capsys, monkeypatch: pytest.MonkeyPatch, bag: Path):
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("coopnet_core.data.clips.np.empty", refuse)
+    assert "--frames A:B" in refused(capsys, 2, bag, "--dry-run")
+
+
 # With the real trainer
 
 TINY = ["--size", "96x64", "--batch-size", 2, "--device", "cpu", "--set", "checkpoint_every=1", "--set", "log_every=1"]
@@ -285,8 +299,33 @@ def test_train_then_resume(bag: Path, tmp_path: Path, capsys):
         assert (output / name).stat().st_size > 0
     assert run(bag, "-o", output, "--steps", 2, *TINY) == 2  # not over another run
     capsys.readouterr()
-    assert run(bag, "-o", output, "--resume", "--steps", 3, "--size", "96x64") == 0
+    assert run(bag, "-o", output, "--resume", "--steps", 3) == 0
+    capsys.readouterr()
+    assert run(bag, "-o", output, "--resume", "--frames", "0:20") == 2  # not with other data
+    assert "training frames are not those" in capsys.readouterr().err
     steps = [json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert max(steps) == 3
     weights = output / "checkpoints" / "last.safetensors"
     assert run(bag, "-o", tmp_path / "next", "--init", weights, "--steps", 1, *TINY) == 0
+
+
+def test_ctrl_c_saves_and_can_be_resumed(bag: Path, tmp_path: Path):
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "coopnet_ros.train_from_bags", bag, "-o", output, "--steps", 5000, *TINY]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (output / "state.pt").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "--resume" in said
+    done = read_metadata(output / "checkpoints" / "last.safetensors").step
+    assert 1 <= done < 5000
+    assert run(bag, "-o", output, "--resume", "--steps", done + 1) == 0
