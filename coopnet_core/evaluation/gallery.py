@@ -104,7 +104,7 @@ def displayed_truth(frame: Frame, prediction: Prediction, truth: FrameTruth) -> 
         if cut.ndim == 2 and cut.dtype != bool and np.isfinite(cut).mean() < _DENSE:
             return _scattered(cut, height, width)
         plain = cut.astype(np.uint8) if cut.dtype == bool else cut
-        small = cv2.resize(plain, (width, height), interpolation=cv2.INTER_NEAREST)
+        small = cv2.resize(plain, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
         if cut.ndim == 3:
             small = small * np.array([width / cut.shape[1], height / cut.shape[0]], np.float32)
         return small.astype(cut.dtype)
