@@ -96,6 +96,7 @@ class LossConfig(_Model):
     flow: float = Field(1.0, ge=0, description="weight of the flow photometric term")
     disparity_smoothness: float = Field(1e-3, ge=0, description="weight of the disparity's smoothness")
     flow_smoothness: float = Field(0.1, ge=0, description="weight of the flow's second-order smoothness")
+    coarse_flow: float = Field(0.5, ge=0, description="weight of the photometric error of the coarser flows")
     auto_mask: bool = Field(True, description="drop pixels that the unmoved source explains better than the rigid warp")
     occlusion: bool = Field(True, description="drop pixels that fail the forward-backward check")
     error_model: ErrorModelConfig = ErrorModelConfig()

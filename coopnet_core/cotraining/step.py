@@ -90,7 +90,8 @@ def step(
     """
     target, source, matrix = _as_pairs(batch)
     pairs = _reduced(target, source, matrix, stage.loss_factor)
-    flow_low, backward_low = _flows(networks, target, source, stage, half)
+    flows = _flows(networks, target, source, stage, half)
+    flow_low, backward_low = flows[0]
     size = pairs.target.shape[-2:]
     flow, backward = resize_flow(flow_low, *size), resize_flow(backward_low, *size)
     by_flow = _reconstruct(pairs, flow_warp(flow))
@@ -103,6 +104,9 @@ def step(
         backward_term = _backward_term(pairs, flow, backward, config)
         terms["flow_photometric"] = 0.5 * (masked_mean(by_flow.error, visible) + backward_term)
         terms["flow_smoothness"] = flow_smoothness(torch.cat([flow_low, backward_low]), torch.cat([target, source]))
+        if config.coarse_flow > 0:
+            terms["flow_coarse"] = _coarse_flow_term(target, source, flows[1:])
+            loss = loss + config.coarse_flow * terms["flow_coarse"]
         loss = loss + weights * terms["flow_photometric"] + config.flow_smoothness * terms["flow_smoothness"]
     terms["e_f"] = masked_mean(by_flow.error.detach(), visible)
     if not {"depth", "pose"} & set(stage.train):
@@ -157,14 +161,26 @@ def _reduced(target: Tensor, source: Tensor, matrix: Tensor, factor: int) -> Pai
 
 def _flows(
     networks: CoopNetworks, target: Tensor, source: Tensor, stage: StageConfig, half: torch.dtype | None
-) -> tuple[Tensor, Tensor]:
-    """Flow target -> source and back, a quarter of the size, from one pass over all images."""
+) -> list[tuple[Tensor, Tensor]]:
+    """Flows target -> source and back at 1/4, 1/8, 1/16, 1/32 of the size, from one pass over all images."""
     learns = "flow" in stage.train
     with torch.set_grad_enabled(learns and torch.is_grad_enabled()), _autocast(target, half):
         pyramid = networks.flow.features(normalise(torch.cat([target, source])))
         swapped = [torch.cat(level.chunk(2)[::-1]) for level in pyramid]
-        flow, backward = networks.flow.match(pyramid, swapped).chunk(2)
-    return flow, backward
+        flows = networks.flow.match(pyramid, swapped)
+    return [tuple(flow.chunk(2)) for flow in flows]
+
+
+def _coarse_flow_term(target: Tensor, source: Tensor, coarse: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The photometric error of the coarser flows on images of their own size: far matches are found there."""
+    terms = []
+    images, others = torch.cat([target, source]), torch.cat([source, target])
+    for flow, backward in coarse:
+        height, width = flow.shape[-2:]
+        small, other = resize(torch.cat([images, others]), height, width).chunk(2)
+        warp = flow_warp(torch.cat([flow, backward]))
+        terms.append(masked_mean(photometric_error(small, sample(other, warp.coordinates)), warp.valid))
+    return torch.stack(terms).mean()
 
 
 def _depth(

@@ -217,10 +217,11 @@ def _loop(
         output, finite = _optimise(run, batch, config, stage, half, logs)
         bad_steps = 0 if finite else bad_steps + 1
         if bad_steps > _BAD_STEPS_ALLOWED:
-            terms = ", ".join(f"{k}={float(v):.3g}" for k, v in output.terms.items() if not torch.isfinite(v))
+            bad = [name for name, value in output.terms.items() if not torch.isfinite(value)]
             raise DivergedError(
-                f"Training diverged at step {run.step}: {bad_steps} steps in a row without finite loss "
-                f"({terms or 'gradient'}). The last good checkpoint is {writer.last_path}. Lower optimiser.learning_rate or check the data."
+                f"Training diverged at step {run.step}: {bad_steps} steps in a row without finite loss or gradient "
+                f"(not finite: {', '.join(bad) or 'the gradient'}). The last good checkpoint is {writer.last_path}. "
+                "Lower optimiser.learning_rate or check the data."
             )
         run.step += 1
         if logs:

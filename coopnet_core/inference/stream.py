@@ -158,9 +158,9 @@ class StreamPredictor:
             current = [level[:1] for level in pyramid]
             earlier = [level[1:] for level in pyramid]
             if not both:
-                return self._networks.flow.match(current, earlier), None
+                return self._networks.flow.match(current, earlier)[0], None
             swapped = [torch.cat([b, a]) for a, b in zip(current, earlier, strict=True)]
-            flow, backward = self._networks.flow.match(pyramid, swapped).chunk(2)
+            flow, backward = self._networks.flow.match(pyramid, swapped)[0].chunk(2)
         return flow, backward
 
     def _evidence(self, image: Tensor, previous: Tensor, flow: Tensor, backward: Tensor, rigid: Warp) -> Evidence:

@@ -5,6 +5,8 @@ Coarse-to-fine as in PWC-Net (Sun et al. 2018), with the decoder shared by the l
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from coopnet_core.networks.correlation import local_correlation
 
 FINEST_STRIDE = 4
 _SLOPE = 0.1
+_FIRST_TEMPERATURE = 20.0
 
 
 def _layer(channels_in: int, channels: int, stride: int = 1) -> nn.Sequential:
@@ -44,6 +47,10 @@ class FlowNetwork(nn.Module):
         self.head = nn.Conv2d(channels, 2, 3, padding=1)
         nn.init.normal_(self.head.weight, std=1e-3)
         nn.init.zeros_(self.head.bias)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(_FIRST_TEMPERATURE)))
+        reach = torch.arange(-config.search_range, config.search_range + 1, dtype=torch.float32)
+        dy, dx = torch.meshgrid(reach, reach, indexing="ij")
+        self.register_buffer("displacements", torch.stack([dx, dy], dim=-1).reshape(-1, 2), persistent=False)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) normalised images to projected features at 1/4, 1/8, 1/16, 1/32."""
@@ -54,30 +61,42 @@ class FlowNetwork(nn.Module):
                 pyramid.append(self.project[index - 1](x))
         return pyramid
 
-    def match(self, target: list[Tensor], source: list[Tensor]) -> Tensor:
-        """Flow target -> source from two feature pyramids: (B, 2, H/4, W/4) float32, pixels of that grid."""
+    def match(self, target: list[Tensor], source: list[Tensor]) -> list[Tensor]:
+        """Flows target -> source at 1/4, 1/8, 1/16, 1/32 of the size, each (B, 2, h, w) float32 in its own pixels."""
         batch, _, height, width = target[-1].shape
         flow = torch.zeros(batch, 2, height, width, device=target[-1].device)
+        flows: list[Tensor] = []
         for level in range(len(target) - 1, -1, -1):
             first, second = target[level], source[level]
-            if level < len(target) - 1:
+            if flows:
                 flow = resize_flow(flow, *first.shape[-2:])
                 # Coordinates in half precision are off by pixels: sample in float32.
                 second = sample(second.float(), flow_warp(flow.detach()).coordinates).to(first.dtype)
-            correlation = F.leaky_relu(_normalised_correlation(first, second, self.config.search_range), _SLOPE)
-            inputs = torch.cat([correlation, first, flow.to(first.dtype)], dim=1)
-            flow = flow + self.head(self.decoder(inputs)).float()
-        return flow
+            similarity = _cosine_correlation(first, second, self.config.search_range)
+            inputs = torch.cat([similarity, first, flow.to(first.dtype)], dim=1)
+            flow = flow + self._expected_displacement(similarity) + self.head(self.decoder(inputs)).float()
+            flows.insert(0, flow)
+        return flows
+
+    def _expected_displacement(self, similarity: Tensor) -> Tensor:
+        """Mean displacement under softmax(temperature * similarity): features that match are all it takes to start."""
+        weights = (self.log_temperature.exp() * similarity.float()).softmax(dim=1)
+        return torch.einsum("bkhw,kc->bchw", weights, self.displacements)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
         """Two (B, 3, H, W) normalised images to the flow target -> source at a quarter of the size."""
         pyramid = self.features(torch.cat([target, source]))
-        return self.match([level.chunk(2)[0] for level in pyramid], [level.chunk(2)[1] for level in pyramid])
+        return self.match([level.chunk(2)[0] for level in pyramid], [level.chunk(2)[1] for level in pyramid])[0]
 
 
-def _normalised_correlation(first: Tensor, second: Tensor, search_range: int) -> Tensor:
-    """Correlation of features normalised per pixel, times the number of channels (cosine similarity, well scaled)."""
+def _cosine_correlation(first: Tensor, second: Tensor, search_range: int) -> Tensor:
+    """Local correlation of centred features of unit length: cosines in [-1, 1]."""
     channels = first.shape[1]
-    first = F.normalize(first.float(), dim=1).to(first.dtype) * channels**0.5
-    second = F.normalize(second.float(), dim=1).to(second.dtype) * channels**0.5
-    return local_correlation(first, second, search_range)
+    first, second = (_unit(feature) for feature in (first, second))
+    return local_correlation(first, second, search_range) * channels
+
+
+def _unit(feature: Tensor) -> Tensor:
+    """What all pixels have in common says nothing about where they went: remove it, then scale to length 1."""
+    centred = feature.float() - feature.float().mean((2, 3), keepdim=True)
+    return F.normalize(centred, dim=1).to(feature.dtype)

@@ -27,7 +27,7 @@ def test_crop_moves_the_principal_point_and_refuses_to_leave_the_image():
 
 @pytest.mark.parametrize("focal", [0.0, -1.0, float("nan")])
 def test_an_uncalibrated_camera_is_refused(focal):
-    with pytest.raises(UsageError, match="[Cc]alibrate"):
+    with pytest.raises(UsageError, match=r"[Cc]alibrate"):
         Camera(640, 480, focal, 500.0, 320.0, 240.0)
 
 

@@ -12,7 +12,7 @@ MATRIX = torch.tensor([[[100.0, 0, 63.5], [0, 100.0, 31.5], [0, 0, 1]]])
 
 
 def _correlation_loop(first, second, r):
-    batch, channels, height, width = first.shape
+    batch, _, height, width = first.shape
     out = torch.zeros(batch, (2 * r + 1) ** 2, height, width)
     for y in range(height):
         for x in range(width):

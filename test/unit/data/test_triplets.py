@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+
+from coopnet_core.config import AugmentationConfig
+from coopnet_core.data.augmentation import augment, to_float
+from coopnet_core.data.frames import Clip
+from coopnet_core.data.triplets import Batch, TripletSampler
+from coopnet_core.errors import NoUsableDataError
+from coopnet_core.geometry.camera import Camera
+
+CAMERA = Camera(8, 6, 7.0, 7.0, 3.0, 2.5)
+
+
+def _clip(first, frames, camera=CAMERA):
+    values = np.arange(first, first + frames, dtype=np.uint8)
+    images = np.broadcast_to(values[:, None, None, None], (frames, camera.height, camera.width, 3)).copy()
+    return Clip(f"clip {first}", images, np.arange(frames) * 10**8, camera)
+
+
+def test_a_pair_never_crosses_two_clips():
+    sampler = TripletSampler([_clip(0, 4), _clip(100, 5)], (-1, 1), 2, seed=0)
+    assert len(sampler) == 2 + 3
+    for _ in range(20):
+        batch = sampler.next(2)
+        target = batch.target[:, 0, 0, 0].long()
+        sources = batch.sources[:, :, 0, 0, 0].long()
+        assert (sources == target[:, None] + torch.tensor([-1, 1])).all()
+        assert ((target < 3) | (target > 100)).all()
+
+
+def test_one_pass_visits_every_target_once():
+    sampler = TripletSampler([_clip(0, 8)], (-1, 1), 3, seed=0)
+    seen = [value for _ in range(2) for value in sampler.next(2).target[:, 0, 0, 0].tolist()]
+    assert sorted(seen) == list(range(1, 7))
+
+
+def test_one_source_is_drawn_from_the_offsets():
+    sampler = TripletSampler([_clip(0, 50)], (-1, 1), 16, seed=0)
+    batch = sampler.next(1)
+    assert batch.sources.shape == (16, 1, 3, 6, 8)
+    steps = batch.sources[:, 0, 0, 0, 0].long() - batch.target[:, 0, 0, 0].long()
+    assert set(steps.tolist()) == {-1, 1}
+
+
+def test_a_restored_sampler_goes_on_alike():
+    clips = [_clip(0, 9)]
+    sampler = TripletSampler(clips, (-1, 1), 2, seed=3)
+    sampler.next(1)
+    state = sampler.state()
+    expected = [sampler.next(1).sources for _ in range(6)]
+    other = TripletSampler(clips, (-1, 1), 2, seed=99)
+    other.restore(state)
+    assert all(torch.equal(a, other.next(1).sources) for a in expected)
+
+
+def test_mixed_sizes_and_empty_data_are_refused():
+    with pytest.raises(NoUsableDataError, match="one size"):
+        TripletSampler([_clip(0, 4), _clip(0, 4, Camera(16, 6, 7.0, 7.0, 3.0, 2.5))], (-1, 1), 2, 0)
+    with pytest.raises(NoUsableDataError, match="at least 3"):
+        TripletSampler([], (-1, 1), 2, 0)
+
+
+def _random_batch():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 255, (16, 3, 3, 6, 8), generator=generator, dtype=torch.uint8)
+    return Batch(images[:, 0], images[:, 1:], torch.from_numpy(CAMERA.matrix).float().expand(16, 3, 3))
+
+
+def test_flip_mirrors_all_frames_of_a_row_and_the_camera():
+    plain = to_float(_random_batch())
+    config = AugmentationConfig(flip=0.5, brightness=0, contrast=0, saturation=0, grey=0)
+    flipped = augment(plain, config, torch.Generator().manual_seed(1))
+    rows = (flipped.camera_matrix[:, 0, 2] != plain.camera_matrix[:, 0, 2]).tolist()
+    assert 2 < sum(rows) < 14
+    for k, mirrored in enumerate(rows):
+        expected = plain.target[k].flip(-1) if mirrored else plain.target[k]
+        torch.testing.assert_close(flipped.target[k], expected)
+        expected = plain.sources[k].flip(-1) if mirrored else plain.sources[k]
+        torch.testing.assert_close(flipped.sources[k], expected)
+        if mirrored:
+            assert flipped.camera_matrix[k, 0, 2].item() == CAMERA.flipped().cx
+
+
+def test_colours_change_alike_for_all_frames_of_a_row():
+    batch = to_float(_random_batch())
+    same = Batch(batch.target, batch.target[:, None].expand(-1, 2, -1, -1, -1), batch.camera_matrix)
+    changed = augment(same, AugmentationConfig(), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(changed.sources[:, 0], changed.target)
+    torch.testing.assert_close(changed.sources[:, 1], changed.target)
+    assert (changed.target - same.target).abs().max() > 0.01
+    assert changed.target.min() >= 0
+    assert changed.target.max() <= 1
