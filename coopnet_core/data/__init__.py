@@ -1,0 +1,1 @@
+"""Frames, clips, bags, rendered scenes, batches."""
