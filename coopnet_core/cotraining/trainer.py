@@ -70,6 +70,7 @@ class _Run:
     generator: torch.Generator
     step: int = 0
     earlier_steps: int = 0
+    fine_tuning: bool = False
     best: float = math.inf
     stage_of_best: str = ""
 
@@ -106,7 +107,7 @@ def train(
     run = _start(config, clips_train, init, device)
     if resume:
         _restore(run, output)
-    stages = config.fine_tuning if init is not None else config.stages
+    stages = config.fine_tuning if run.fine_tuning else config.stages
     writer = _Writer(config, output, clips_train, data_facts or {}, resume)
     validation = None
     if clips_validation:
@@ -323,7 +324,15 @@ def _start(config: TrainConfig, clips: Sequence[Clip], init: Path | None, device
     networks.to(device)
     optimiser = torch.optim.Adam(networks.parameters(), lr=config.optimiser.learning_rate, fused=True)
     generator = torch.Generator().manual_seed(config.seed)
-    return _Run(networks, optimiser, error_model, sampler, generator, earlier_steps=earlier)
+    return _Run(
+        networks,
+        optimiser,
+        error_model,
+        sampler,
+        generator,
+        earlier_steps=earlier,
+        fine_tuning=init is not None,
+    )
 
 
 def _state_path(output: Path) -> Path:
@@ -343,7 +352,7 @@ def _restore(run: _Run, output: Path) -> None:
         run.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
         run.step, run.best, run.stage_of_best = state["step"], state["best"], state["stage_of_best"]
-        run.earlier_steps = state["earlier_steps"]
+        run.earlier_steps, run.fine_tuning = state["earlier_steps"], state["fine_tuning"]
     except (RuntimeError, KeyError, ValueError, EOFError) as error:
         raise CheckpointError(
             f"The state of the run in {output} cannot be restored ({error}). Start a new run with --init "
@@ -436,6 +445,7 @@ def _state(run: _Run) -> dict[str, Any]:
         "best": run.best,
         "stage_of_best": run.stage_of_best,
         "earlier_steps": run.earlier_steps,
+        "fine_tuning": run.fine_tuning,
     }
 
 

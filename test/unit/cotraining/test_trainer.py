@@ -101,6 +101,14 @@ def test_fine_tuning_starts_from_the_weights(tmp_path):
     assert load_checkpoint(second.last).metadata.step == 5
 
 
+def test_a_resumed_fine_tuning_keeps_its_schedule(tmp_path):
+    first = train(_config(steps="1"), [_clip()], [], tmp_path / "first")
+    train(_config(steps="1"), [_clip()], [], tmp_path / "second", init=first.last)
+    train(_config(steps="2"), [_clip()], [], tmp_path / "second", resume=True)
+    lines = [json.loads(line) for line in (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["together", "together"]
+
+
 def test_init_of_other_networks_is_refused(tmp_path):
     first = train(_config(steps="1"), [_clip()], [], tmp_path / "first")
     with pytest.raises(UsageError, match="another configuration"):
