@@ -35,7 +35,7 @@ from coopnet_ros.odometry import transform
 from coopnet_ros.outputs import Outputs
 from coopnet_ros.parameter_server import declare, read
 from coopnet_ros.pipeline import Pipeline
-from coopnet_ros.predictor import PredictorFactory, PredictorRequest, load_predictor
+from coopnet_ros.predictor import DEFAULT_CHECKPOINT, PredictorFactory, PredictorRequest, load_predictor
 from coopnet_ros.processor import CameraState, ImageItem, Processor, pipeline_settings
 from coopnet_ros.sequence import Arrival, classify_arrival
 from coopnet_ros.silence import Endpoint, explain_silence
@@ -111,7 +111,8 @@ class CoopnetNode(LifecycleNode):
         try:
             predictor = self._in_worker(lambda: self._load(self._predictor_request()))
         except _LOAD_ERRORS as error:
-            self.get_logger().error(_load_failure(error))
+            if not self._stop.is_set():
+                self.get_logger().error(_load_failure(error))
             self._release()
             return TransitionCallbackReturn.FAILURE
         self._outputs = Outputs(self)
@@ -333,7 +334,7 @@ class CoopnetNode(LifecycleNode):
         )
 
     def _describe_predictor(self, predictor: Predictor) -> None:
-        self._checkpoint = self.get_parameter("checkpoint").value or "the shipped checkpoint"
+        self._checkpoint = self.get_parameter("checkpoint").value or f"{DEFAULT_CHECKPOINT} (shipped)"
         self._device = str(getattr(predictor, "device", self.get_parameter("device").value))
         self._notifier.forget("scale_unknown")
         self.get_logger().info(f"Loaded {self._checkpoint} on {self._device}.")
@@ -489,6 +490,10 @@ def main(argv: Sequence[str] | None = None, load: PredictorFactory = load_predic
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
+        # shutting down restores the default handlers; a second signal (launch sends one after 5 s) must not turn the
+        # clean end into a kill while the interpreter unloads torch
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     return 0
 
 
