@@ -262,11 +262,11 @@ class _SalvagedMcap:
     def _chunk_records(self, content: bytes, whole: bool) -> Iterator[tuple[int, bytes]]:
         """(operation, content) of the whole records in a chunk, also when its end is missing."""
         try:
-            data = _chunk_data(content)
+            data = _chunk_data(content) if whole else _start_of_chunk(content)
         except _DAMAGE as error:
-            if whole:
-                self._note(f"{self.path.name}: a chunk of {len(content)} bytes is damaged ({_reason(error)})")
-            data = _start_of_chunk(content)
+            # Nothing of it can be trusted: decompressors give wrong bytes long before they notice.
+            self._note(f"{self.path.name}: a chunk of {len(content)} bytes is damaged ({_reason(error)}) and left out")
+            return
         stream = BytesIO(data)
         while len(header := stream.read(9)) == 9:
             length = struct.unpack("<Q", header[1:])[0]
@@ -328,7 +328,7 @@ def _chunk_data(content: bytes) -> bytes:
 
 
 def _start_of_chunk(content: bytes) -> bytes:
-    """What can be decompressed from the start of a chunk that is cut off or damaged further on; may be empty."""
+    """What can be decompressed from a chunk whose end is missing; may be empty."""
     pieces = []
     try:
         compression, packed = _packed(content)

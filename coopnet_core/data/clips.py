@@ -185,14 +185,13 @@ class _Recording:
         index = len(self.met_ns)
         self.met_ns.append(frame.stamp_ns)
         source = (frame.image.shape, frame.camera)
-        changed = self._last_source not in (None, source)
-        self._last_source = source
-        if changed:
+        if self._last_source not in (None, source):
             self.changes.append(index)
+        self._last_source = source
         fitted = fit_frame(frame, *self.size)
         small = cv2.cvtColor(cv2.resize(fitted.image, STILL_SIZE, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
         small = small.astype(np.float32)
-        if changed or self._moved(small):
+        if self._moved(small):
             self._last_small = small
             self._keep(fitted, index)
 

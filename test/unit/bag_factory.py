@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,20 @@ def header(stamp_ns: int, frame_id: str = "camera_optical_frame") -> Any:
     return make("std_msgs/msg/Header", stamp=stamp, frame_id=frame_id)
 
 
-def picture(index: int, width: int = WIDTH, height: int = HEIGHT, seed: int = 0) -> np.ndarray:
-    """(height, width, 3) uint8: a smooth texture that moves 3 pixels to the left with each index, and fresh noise."""
+@lru_cache(maxsize=8)
+def _texture(width: int, height: int, seed: int) -> np.ndarray:
     noise = np.random.default_rng(seed).uniform(0, 255, (height, 4 * width, 3)).astype(np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), 2)
-    smooth = (smooth - smooth.min()) / (smooth.max() - smooth.min()) * 240
+    return ((smooth - smooth.min()) / (smooth.max() - smooth.min()) * 240).astype(np.uint8)
+
+
+@lru_cache(maxsize=512)
+def picture(index: int, width: int = WIDTH, height: int = HEIGHT, seed: int = 0) -> np.ndarray:
+    """(height, width, 3) uint8: a smooth texture that moves 3 pixels to the left with each index, and fresh noise."""
     fresh = np.random.default_rng([seed, index]).integers(0, 16, (height, width, 3), dtype=np.uint8)
-    return np.roll(smooth, -3 * index, axis=1)[:, :width].astype(np.uint8) + fresh
+    result = np.roll(_texture(width, height, seed), -3 * index, axis=1)[:, :width] + fresh
+    result.flags.writeable = False
+    return result
 
 
 def image(pixels: np.ndarray, stamp_ns: int, encoding: str = "rgb8", step: int | None = None, **changes: Any) -> Any:
