@@ -80,6 +80,7 @@ def save_checkpoint(path: Path, networks: CoopNetworks, metadata: CheckpointMeta
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, partial, metadata={_KEY: json.dumps(asdict(metadata))})
+        partial.chmod(0o644)  # safetensors writes files that only their owner can read
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
