@@ -18,7 +18,7 @@ from rich.markup import escape
 from coopnet_core.errors import CoopnetError, UsageError
 from coopnet_core.resources import shipped_file
 from coopnet_ros.demo_parts import FEWEST_IMAGES, Split, split_bag
-from coopnet_ros.demo_processes import INTERRUPTED, Background, StepError, run_command
+from coopnet_ros.demo_processes import INTERRUPTED, Background, run_command
 from coopnet_ros.demo_report import DemoFacts, write_demo_report
 
 _WEIGHTS = "models/small_rendered.safetensors"
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the rendered scene and of training (default: %(default)s)")
     add("--frames", type=int, default=240, help="length of the rendered recording (default: %(default)s)")
     add("--size", type=_size, default=(416, 128), metavar="WxH", help="of the rendered images (default: 416x128)")
-    add("--steps", type=int, default=250, help="training steps (default: %(default)s)")
+    add("--steps", type=int, default=300, help="training steps (default: %(default)s)")
     add("--share", type=float, default=0.6, help="first part that trains (default: %(default)s of the images)")
     add("--rate", type=float, default=1.0, help="speed of the live replay (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
@@ -123,25 +123,33 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     demo.facts.write_marker(demo.output / _MARKER)
     domain = os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 100)))
     console.print(f"Result in {demo.output}; ROS_DOMAIN_ID {domain}; stop with Ctrl-C, what is written stays.")
+    code = _run_steps(demo)
+    report = write_demo_report(demo.output, demo.facts)
+    console.rule("[bold]done" if code == 0 else "[bold red]not complete")
+    demo.facts.print_summary(console)
+    if code != 0:
+        console.print(escape(demo.facts.failure), style="red", soft_wrap=True)
+    console.print(f"Report: [bold]{report}[/]", soft_wrap=True)
+    return code
+
+
+def _run_steps(demo: Demo) -> int:
+    """All steps in order up to the first that fails; returns the exit code, the reason is in the facts."""
     steps = _steps(demo)
-    failure: CoopnetError | None = None
     for number, (title, step) in enumerate(steps, start=1):
-        console.rule(f"[bold]{number}/{len(steps)}  {title}")
+        demo.console.rule(f"[bold]{number}/{len(steps)}  {title}")
+        name = f"Step {number} of {len(steps)} ({title})"
         began = time.monotonic()
         try:
             step()
         except CoopnetError as error:
-            failure = error
-            demo.facts.failure = f"Step {number} of {len(steps)} ({title}) failed. {error}"
-            break
+            demo.facts.failure = f"{name} failed. {error} What was written is kept in {demo.output}."
+            return error.exit_code
+        except KeyboardInterrupt:
+            demo.facts.failure = f"{name} was interrupted. What was written is kept in {demo.output}."
+            return INTERRUPTED
         finally:
             demo.facts.seconds[title] = round(time.monotonic() - began, 1)
-    report = write_demo_report(demo.output, demo.facts)
-    console.rule("[bold]done" if failure is None else "[bold red]not complete")
-    demo.facts.print_summary(console)
-    console.print(f"Report: [bold]{report}[/]", soft_wrap=True)
-    if failure is not None:
-        raise StepError(f"{demo.facts.failure} What was written is kept in {demo.output}.", failure.exit_code)
     return 0
 
 

@@ -78,7 +78,16 @@ def test_a_failing_step_leaves_a_report_and_its_exit_code(tmp_path, monkeypatch,
     assert not report["complete"]
     assert "Step 1 of 6 (render a recording) failed" in report["failure"]
     assert "NOT COMPLETE" in (output / "report.html").read_text()
-    assert "is kept in" in capsys.readouterr().err
+    assert "is kept in" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_an_interruption_leaves_a_report_too(tmp_path, monkeypatch):
+    def interrupt(command, arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run_command", interrupt)
+    assert demo.main(["--output", str(tmp_path), "--scratch"]) == 130
+    assert "was interrupted" in json.loads((tmp_path / "report.json").read_text())["failure"]
 
 
 def test_an_earlier_result_is_moved_aside(tmp_path, monkeypatch):
