@@ -26,6 +26,7 @@ from rosgraph_msgs.msg import Clock
 from coopnet_core.data.bag import Bag, list_topics, open_bag
 from coopnet_core.data.bag_storage import RawMessage, TopicInfo
 from coopnet_core.errors import CoopnetError, NoUsableDataError, UsageError
+from coopnet_ros.interrupts import interrupted_once
 from coopnet_ros.messages import to_time
 from coopnet_ros.sequence import NANOSECONDS
 
@@ -70,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(remove_ros_args(["play_bag", *arguments])[1:])
         _check(options)
-        return _run(options, arguments, console)
+        with interrupted_once():
+            return _run(options, arguments, console)
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
     except CoopnetError as error:
@@ -148,7 +150,7 @@ def _plan(options: argparse.Namespace, chosen: Sequence[TopicInfo], skipped: Seq
     part = f"{options.start:g} s to {'the end' if options.end is None else f'{options.end:g} s'}"
     table = Table(title=f"{options.bag.name}, {part}, at {options.rate:g} x{', in a loop' if options.loop else ''}")
     for heading in ("topic", "type", "messages", ""):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for info in chosen:
         table.add_row(info.name, info.msgtype, str(info.count), "")
     for info in skipped:

@@ -24,6 +24,7 @@ from rich.markup import escape
 from sensor_msgs.msg import CameraInfo, Image, TimeReference
 
 from coopnet_core.errors import CoopnetError, NoUsableDataError, UsageError
+from coopnet_ros.interrupts import interrupted_once
 from coopnet_ros.messages import array_of, to_nanoseconds
 from coopnet_ros.odometry import transform
 
@@ -197,7 +198,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console, complaints = Console(), Console(stderr=True)
     try:
         options = _parser().parse_args(remove_ros_args(["record_outputs", *arguments])[1:])
-        return _run(options, arguments, console)
+        with interrupted_once():
+            return _run(options, arguments, console)
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
     except CoopnetError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -202,3 +203,38 @@ def test_bytes_that_are_no_message_do_not_end_the_node(make_rig):
     time.sleep(0.3)
     rig.send(1.0)
     assert rig.counts.processed == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_replay_ends_with_code_130_however_often_it_is_asked(ros, bag, number):
+    process = command(ros, "play_bag", str(bag), "--loop")
+    while "messages" not in process.stdout.readline():
+        assert process.poll() is None, process.stderr.read()
+    time.sleep(0.5)
+    process.send_signal(number)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+
+
+def test_an_interrupted_recording_saves_what_arrived(make_rig, ros, tmp_path):
+    rig = make_rig()
+    recorder = command(ros, "record_outputs", "--output", str(tmp_path / "out"), "--timeout", "40", "--idle", "40")
+    assert "Connected" in recorder.stdout.readline()
+    rig.wait(lambda: rig.node._outputs.is_wanted("~/depth/image"))
+    rig.send(1.0)
+    time.sleep(1.0)
+    recorder.send_signal(signal.SIGINT)
+    output = recorder.communicate(timeout=20)
+    assert recorder.returncode == 130, output
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["frames"] == 1
+
+
+def test_a_recording_does_not_mix_with_an_older_one(ros, tmp_path):
+    (tmp_path / "old.txt").write_text("precious")
+    recorder = command(ros, "record_outputs", "--output", str(tmp_path))
+    _, errors = recorder.communicate(timeout=30)
+    assert recorder.returncode == 2
+    assert "not empty" in errors
