@@ -200,14 +200,16 @@ def panel(
             _or_empty(truth.moving, image, lambda mask: mask_overlay(image, mask)),
         ]
         captions += ["truth", f"depth {limits[0]:.3g}-{limits[1]:.3g} m", "flow", "moving"]
-    enlargement = max(1, -(-min_width // image.shape[1]))
-    height, width = image.shape[0] * enlargement, image.shape[1] * enlargement
-    pictures = [_resized(picture, width, height) for picture in pictures]
-    return tile(pictures, captions, columns or (4 if truth is not None else 2))
+    return tile(_enlarged(pictures, min_width), captions, columns or (4 if truth is not None else 2))
 
 
 def error_panel(
-    image: np.ndarray, depth_error: np.ndarray | None, flow_error: np.ndarray | None, max_depth: float, max_flow: float
+    image: np.ndarray,
+    depth_error: np.ndarray | None,
+    flow_error: np.ndarray | None,
+    max_depth: float,
+    max_flow: float,
+    min_width: int = 320,
 ) -> np.ndarray:
     """Image, relative depth error and flow end-point error side by side; unknown pixels are black.
 
@@ -217,6 +219,7 @@ def error_panel(
         flow_error: (H, W) pixels, NaN where unknown, or None.
         max_depth: the relative error drawn brightest.
         max_flow: the end-point error drawn brightest, pixels.
+        min_width: smaller pictures are enlarged to this width, so that captions fit.
     """
     pictures = [
         image,
@@ -224,7 +227,7 @@ def error_panel(
         _or_empty(flow_error, image, lambda error: error_to_color(error, max_flow)),
     ]
     captions = ["image", f"relative depth error 0-{max_depth:.2g}", f"flow error 0-{max_flow:.2g} px"]
-    return tile(pictures, captions, columns=3)
+    return tile(_enlarged(pictures, min_width), captions, columns=3)
 
 
 def write_picture(path: Path, image: np.ndarray) -> Path:
@@ -280,6 +283,13 @@ def _resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
         return picture
     shrinks = picture.shape[1] > width
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST)
+
+
+def _enlarged(pictures: Sequence[np.ndarray], min_width: int) -> list[np.ndarray]:
+    """Pictures of one size, enlarged by a whole number so that a caption fits over each."""
+    height, width = pictures[0].shape[:2]
+    factor = max(1, -(-min_width // width))
+    return [_resized(picture, factor * width, factor * height) for picture in pictures]
 
 
 def _captioned(picture: np.ndarray, caption: str) -> np.ndarray:

@@ -17,6 +17,8 @@ from coopnet_core.errors import NoUsableDataError, UsageError
 ALIGNMENTS = ("none", "scale", "6dof", "7dof", "scale_7dof")
 SEGMENT_LENGTHS = (100.0, 200.0, 300.0, 400.0, 500.0, 600.0, 700.0, 800.0)
 SEGMENT_STEP = 10
+SHORT_LENGTHS = (5.0, 10.0, 20.0, 50.0)
+"""For recordings too short for KITTI's segments; from every frame. Reported under names of their own."""
 _LEAST_SPREAD = 1e-6
 
 
@@ -307,7 +309,17 @@ def odometry_figures(
         )
     matching = truth[frames]
     figures: dict[str, object] = dict.fromkeys(
-        ("ate_7dof_m", "ate_7dof_mean_m", "ate_m", "t_err_pct", "r_err_deg_per_100m", "rpe_m", "rpe_deg")
+        (
+            "ate_7dof_m",
+            "ate_7dof_mean_m",
+            "ate_m",
+            "t_err_pct",
+            "r_err_deg_per_100m",
+            "rpe_m",
+            "rpe_deg",
+            "t_err_short_pct",
+            "r_err_short_deg_per_100m",
+        )
     )
     reasons: dict[str, str] = {}
     figures["rpe_deg"] = float(relative_errors(estimate, matching)[1][_consecutive(frames)].mean())
@@ -328,6 +340,9 @@ def odometry_figures(
             travelled = float(path_lengths(matching)[-1])
             reason = f"the camera travels {travelled:.1f} m; the shortest segment is {min(lengths):.0f} m"
             reasons.update(t_err_pct=reason, r_err_deg_per_100m=reason)
+        short = segment_errors(aligned, truth, frames, SHORT_LENGTHS, step=1)
+        if len(short.lengths):
+            figures["t_err_short_pct"], figures["r_err_short_deg_per_100m"] = short.t_err_pct, short.r_err_deg_per_100m
     except DegenerateAlignmentError as error:
         reasons.update(dict.fromkeys(("t_err_pct", "r_err_deg_per_100m", "ate_m", "rpe_m"), str(error)))
     if len(estimate) >= 5:

@@ -157,7 +157,7 @@ def test_panel_of_a_first_frame():
 
 def test_error_panel_accepts_missing_maps():
     image = prediction().image
-    assert error_panel(image, None, np.zeros((HEIGHT, WIDTH)), 0.5, 5.0).shape[1] == 3 * WIDTH
+    assert error_panel(image, None, np.zeros((HEIGHT, WIDTH)), 0.5, 5.0, WIDTH).shape[1] == 3 * WIDTH
 
 
 def test_median_ratio_without_common_pixels():

@@ -188,6 +188,9 @@ def test_short_drive_has_no_t_err_but_a_reason():
     figures, reasons = odometry_figures(noisy(truth), truth)
     assert figures["t_err_pct"] is None
     assert "27.0 m" in reasons["t_err_pct"]
+    short = segment_errors(align(noisy(truth), truth, "7dof"), truth, lengths=(5.0, 10.0, 20.0, 50.0), step=1)
+    assert figures["t_err_short_pct"] == pytest.approx(short.t_err_pct)
+    assert set(short.lengths) == {5.0, 10.0, 20.0}
     figures, reasons = odometry_figures(noisy(truth), truth, lengths=(5.0, 10.0))
     assert figures["t_err_pct"] > 0
     assert not reasons
