@@ -217,7 +217,11 @@ class _Renderer:
         steps = (1.0 / (camera.fx * factor), 1.0 / (camera.fy * factor))
         gx = np.broadcast_to(x.astype(np.float32), face.shape).ravel()
         gy = np.broadcast_to(y.astype(np.float32)[:, None], face.shape).ravel()
-        used, q = np.unique(q, return_inverse=True)
+        # Only the few faces that are hit are converted; np.unique would sort all samples.
+        used = np.flatnonzero(np.bincount(q, minlength=len(faces)))
+        rank = np.zeros(len(faces), np.int64)
+        rank[used] = np.arange(len(used))
+        q = rank[q]
         n = scene.n[used]
         inverse = np.float32(1.0) / _dot(n, q, gx, gy)
         coordinates, footprints = [], []

@@ -20,6 +20,7 @@ STATIC, ALONG, ACROSS = 0, 1, 2
 _LANE = 3.5
 _MAP_STEP = 1.0
 _BEHIND, _AHEAD = 40.0, 130.0
+_MEETING_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -321,7 +322,9 @@ def _draw_along(
     d = lane + rng.uniform(-0.3, 0.3)
     if role == "lead":
         gap = rng.uniform(6.5, 18) + rng.uniform(0.5, 3.0) * _smooth(rng, plan.frames, plan.fps, 4.0)
-        s = travel + thing.half_length + np.maximum(gap, 4.0)
+        # In a long clip the same vehicle would be ahead for ever: it is met once and draws away.
+        away = np.maximum(np.abs(time - time[moment]) - _MEETING_SECONDS, 0.0)
+        s = travel + thing.half_length + np.maximum(gap, 4.0) + rng.uniform(2.0, 5.0) * away
         return Mover(thing, path.poses(s, d, 0.0), ALONG), None
     d = -lane + rng.uniform(-0.3, 0.3)
     if role == "oncoming":
