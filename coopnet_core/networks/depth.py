@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coopnet_core.config import DepthConfig
 from coopnet_core.networks.encoder import ResNetEncoder
+
+
+_FIRST_DEPTH = 10.0
+"""Times the nearest."""
 
 
 class _Convolution(nn.Module):
@@ -38,6 +44,7 @@ class DepthNetwork(nn.Module):
             channels = width
             if level < config.finest_scale + config.scales:
                 self.heads[str(level)] = nn.Conv2d(width, 1, 3, padding=1, padding_mode="reflect")
+                nn.init.constant_(self.heads[str(level)].bias, _first_logit(config))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) normalised images to [(B, 1, H/2^s, W/2^s)] float32, s from finest_scale upwards."""
@@ -53,6 +60,13 @@ class DepthNetwork(nn.Module):
                 # In half precision the sigmoid has no resolution for far depths.
                 disparities.insert(0, torch.sigmoid(self.heads[str(level)](x).float()))
         return disparities
+
+
+def _first_logit(config: DepthConfig) -> float:
+    """The bias that starts depth at ten times the nearest: from the middle of the sigmoid it would soon saturate."""
+    nearest, farthest = 1 / config.minimum, 1 / config.maximum
+    disparity = (nearest / _FIRST_DEPTH - farthest) / (nearest - farthest)
+    return math.log(disparity / (1 - disparity))
 
 
 def depth_from_disparity(disparity: Tensor, config: DepthConfig) -> Tensor:

@@ -11,6 +11,8 @@ from coopnet_core.networks.encoder import ResNetEncoder
 
 _OUTPUT_SCALE = 0.01
 """Small first motions keep the first warps inside the image (Zhou et al. 2017)."""
+_TRANSLATION_GAIN = 10.0
+"""Depth starts near 1 (networks/depth.py): at camera rate, a tenth of that is a usual translation."""
 _FLOW_SCALE = 10.0
 """Flow over focal length is a few hundredths at camera rate; this brings it to the order of one."""
 
@@ -38,9 +40,9 @@ class FlowPoseNetwork(nn.Module):
     """Flow, inverse depth and viewing rays to the motion of the camera.
 
     The idea of an intrinsics layer is that of TartanVO (Wang et al. 2020): flow divided by the focal length, next to
-    the viewing rays, makes the network independent of the camera and of the look of the world. Inverse depth, divided
-    by its mean m, is added so that the translation comes out in the unit of the depth: t = g(.) / m. The answer to
-    zero flow is subtracted: no flow is no motion, exactly.
+    the viewing rays, makes the network independent of the camera and of the look of the world. Inverse depth is added,
+    divided by its mean: the network must not see the scale of one image's depth, or nothing would keep that scale the same
+    from image to image. The answer to zero flow is subtracted: no flow is no motion, exactly.
     """
 
     def __init__(self, config: PoseConfig) -> None:
@@ -75,4 +77,4 @@ class FlowPoseNetwork(nn.Module):
         features = self.trunk(torch.cat([moving, still])).mean((2, 3))
         answer, rest = self.head(features).chunk(2)
         motion = _OUTPUT_SCALE * (answer - rest)
-        return torch.cat([motion[:, :3] / scale.flatten(1), motion[:, 3:]], dim=1)
+        return torch.cat([_TRANSLATION_GAIN * motion[:, :3], motion[:, 3:]], dim=1)
