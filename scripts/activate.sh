@@ -8,11 +8,6 @@ if [ -n "${_ROS_WHEELS_BOOTSTRAP_COMPLETE:-}" ]; then
     unset _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
 fi
 
-# A ROS counts as sourced when its name is set and its rclpy is really there.
-ros_is_sourced() {
-    [ -n "${ROS_DISTRO:-}" ] && [ -n "${AMENT_PREFIX_PATH:-}" ] && "${1:-python3}" -c 'import rclpy' >/dev/null 2>&1
-}
-
 if [ -f "$_repository/.venv/bin/activate" ]; then
     # shellcheck disable=SC1091
     . "$_repository/.venv/bin/activate"

@@ -4,9 +4,15 @@
 #   TORCH_INDEX=URL  an extra package index for torch, e.g. https://download.pytorch.org/whl/cpu
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. scripts/activate.sh
-# activate.sh has entered an existing .venv: step out of it, the choice below is about the system's python.
-if [ -n "${VIRTUAL_ENV:-}" ] && declare -F deactivate >/dev/null; then deactivate; fi
+
+# Called from within an environment: step out of it, what follows is about the system's python.
+if [ -n "${VIRTUAL_ENV:-}" ]; then
+    PATH=$(tr ':' '\n' <<< "$PATH" | grep -v -x -F "$VIRTUAL_ENV/bin" | paste -s -d ':')
+    unset VIRTUAL_ENV PYTHONHOME
+fi
+if [ -n "${_ROS_WHEELS_BOOTSTRAP_COMPLETE:-}" ]; then
+    unset _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
+fi
 
 say() { printf '\033[1m[env]\033[0m %s\n' "$*"; }
 fail() { printf '[env] error: %s\n' "$*" >&2; exit 2; }
@@ -37,7 +43,8 @@ choose_python() {
 
 python=$(choose_python)
 mode=wheels
-if [ -n "${ROS_DISTRO:-}" ] && [ ! -f .venv/.coopnet-wheels -o -d "/opt/ros/${ROS_DISTRO:-none}" ] && ros_is_sourced "$python"; then
+# A ROS counts as sourced when its name is set and its rclpy is really there.
+if [ -n "${ROS_DISTRO:-}" ] && [ -n "${AMENT_PREFIX_PATH:-}" ] && "$python" -c 'import rclpy' >/dev/null 2>&1; then
     mode="ros-$ROS_DISTRO"
 fi
 
