@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import zlib
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed")
+if importlib.util.find_spec("rclpy") is None:  # a machine without ROS: nothing here can be collected
+    collect_ignore_glob = ["test_*.py"]
 
 PROFILE = Path(__file__).resolve().parents[2] / "config" / "fastdds_image_profile.xml"
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
