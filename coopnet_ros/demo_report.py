@@ -16,7 +16,7 @@ from coopnet_core import __version__
 from coopnet_core.errors import CoopnetError
 from coopnet_core.evaluation.reports import Picture, Section, Table, number, write_json, write_report
 from coopnet_core.plots import plot_curves, read_metrics
-from coopnet_core.visualization import tile, write_animation, write_picture
+from coopnet_core.visualization import depth_range, depth_to_color, tile, write_animation, write_picture
 from coopnet_ros.demo_parts import Split
 
 # Figure, the baseline beside it, and whether less is better.
@@ -33,7 +33,7 @@ _FIGURES = (
 )
 _PHOTOMETRIC = ("rigid", "flow")
 COLUMNS = ("before", "after", "live")
-_LIVE_PICTURES = ("depth_color", "flow_color", "mask")
+_DEPTHS = ("depth", "depth_relative")
 _TRAINING_KEYS = (
     "stage",
     "loss",
@@ -170,14 +170,20 @@ def live_summary(facts: DemoFacts, output: Path) -> dict[str, Any] | None:
 
 def _write_live_pictures(output: Path, received: list[Path]) -> None:
     """A panel and an animation of what was received: depth, flow, moving mask."""
-    panels = []
+    panels: list[np.ndarray] = []
+    limits: tuple[float, float] | None = None
     for path in received:
         with np.load(path) as arrays:
-            if all(name in arrays for name in _LIVE_PICTURES):
-                depth, flow, mask = (arrays[name] for name in _LIVE_PICTURES)
-                panels.append(
-                    tile([depth, flow, np.repeat(mask[..., None], 3, axis=2)], ["depth", "flow", "moving"], 3)
-                )
+            name = next((name for name in _DEPTHS if name in arrays), None)
+            if name is None or not all(other in arrays for other in ("flow_color", "mask")):
+                continue
+            depth, flow, mask = arrays[name], arrays["flow_color"], arrays["mask"]
+        # The node's own depth colours span a fixed range in metres, which says little where the scale is unknown.
+        limits = limits or depth_range(depth)
+        pictures = [depth_to_color(depth, *limits), flow, np.repeat(mask[..., None], 3, axis=2)]
+        panels.append(
+            tile(pictures, [f"{name.replace('_', ', ')} {limits[0]:.3g}-{limits[1]:.3g}", "flow", "moving"], 3)
+        )
     if panels:
         write_picture(output / "live_panel.png", panels[len(panels) // 2])
         write_animation(output / "live.webp", panels)
