@@ -24,12 +24,12 @@ from coopnet_core.checkpoint import CheckpointMetadata, save_checkpoint
 from coopnet_core.config import load_config
 from coopnet_core.cotraining.error_model import ErrorModelState
 from coopnet_core.cotraining.step import step
-from coopnet_core.cotraining.trainer import half_dtype, resolve_device
 from coopnet_core.data.augmentation import augment, to_float
 from coopnet_core.data.frames import Clip, Frame
 from coopnet_core.data.prepare import fit_frame
 from coopnet_core.data.rendered import SceneConfig, render_clip
 from coopnet_core.data.triplets import TripletSampler
+from coopnet_core.devices import half_dtype, resolve_device
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.stream import StreamPredictor
 from coopnet_core.networks.bundle import CoopNetworks

@@ -289,7 +289,7 @@ def _configuration(arguments: argparse.Namespace) -> TrainConfig:
     Raises:
         UsageError: see `load_config`; also when the device is not there.
     """
-    from coopnet_core.cotraining.trainer import resolve_device
+    from coopnet_core.devices import resolve_device
 
     overrides = dict(arguments.overrides)
     for name in ("steps", "batch_size", "seed", "device"):

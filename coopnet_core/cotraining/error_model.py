@@ -6,7 +6,7 @@ threshold are not known to us; docs/method.md):
 * Delta = e_r - e_f cancels the residual that no warp can remove. Static pixels: asymmetric Laplace with scales b_r and
   b_f, in closed form. Moving pixels: a Gaussian *anchored* in each batch, i.e. measured from the source displaced by a
   large random offset instead of fitted, which keeps EM from collapsing.
-* The disagreement |F - F_rigid| of the two warps, in log pixels: Gaussian for static pixels, and for moving pixels a
+* The disagreement |F - F_rigid| of the two warps, relative and in logarithms: Gaussian for static pixels, and for moving pixels a
   Gaussian anchored by rolling the rigid flow across the image.
 """
 
@@ -26,6 +26,7 @@ from coopnet_core.losses.photometric import photometric_error
 
 _MINIMUM_SPREAD = 0.02
 _MINIMUM_LOG_SPREAD = 0.3
+_RELATIVE_ERROR = 0.1
 _QUANTILE_SAMPLES = 16384
 _EVIDENCE_LIMIT = 5.0
 """One cue alone cannot say more than this (nats) in the joint posterior."""
@@ -43,7 +44,7 @@ class ErrorModelState:
         b_r, b_f: scales of Delta on static pixels, rigid and flow side.
         pi: share of moving pixels.
         moving_mean, moving_spread: anchored Gaussian of Delta on moving pixels.
-        log_static_mean, log_static_spread: log |F - F_rigid| on static pixels (log pixels).
+        log_static_mean, log_static_spread: `log_disagreement` on static pixels.
         log_moving_mean, log_moving_spread: the same, anchored, on moving pixels.
         open_steps: steps since the gate opened, for the ramp.
         steps: updates so far.
@@ -107,7 +108,7 @@ class Evidence:
 
     Attributes:
         delta: (B, 1, H, W) e_r - e_f, smoothed.
-        log_disagreement: (B, 1, H, W) log |F - F_rigid|, F in pixels.
+        log_disagreement: (B, 1, H, W) `log_disagreement` of the two warps.
         visible: (B, 1, H, W) float, 1 where both warps can be judged.
     """
 
@@ -130,8 +131,14 @@ class Anchor:
 
 
 def log_disagreement(flow: Tensor, rigid_flow: Tensor) -> Tensor:
-    """log(|F - F_rigid| + 0.05) of two flows (B, 2, H, W) in pixels: (B, 1, H, W)."""
-    return ((flow - rigid_flow).square().sum(1, keepdim=True).sqrt() + 0.05).log()
+    """log((|F - F_rigid| + 0.05) / (1 + 0.1 |(F, F_rigid)|)) of two flows (B, 2, H, W) in pixels: (B, 1, H, W).
+
+    Both warps err in proportion to their length: a mover stands out against that, not against a pixel count.
+    """
+    difference, length = (
+        vector.square().sum(1, keepdim=True).sqrt() for vector in (flow - rigid_flow, torch.cat([flow, rigid_flow], 1))
+    )
+    return ((difference + 0.05) / (1 + _RELATIVE_ERROR * length)).log()
 
 
 def smoothed_delta(target: Tensor, by_rigid: Tensor, by_flow: Tensor, window: int, factor: int = 1) -> Tensor:
@@ -208,8 +215,7 @@ def log_likelihood_ratio(evidence: Evidence, state: ErrorModelState, config: Err
     ) - gaussian_log_density(
         evidence.log_disagreement.clamp(min=state.log_static_mean), state.log_static_mean, state.log_static_spread
     )
-    photometric_open = (state.separation() > config.gate_separation).float()
-    correspondence_open = (state.log_separation() > config.gate_separation).float()
+    photometric_open, correspondence_open = (gate.float() for gate in gates(state, config))
     if config.cue == "photometric":
         return photometric * photometric_open
     if config.cue == "correspondence":
@@ -219,14 +225,24 @@ def log_likelihood_ratio(evidence: Evidence, state: ErrorModelState, config: Err
     return photometric * photometric_open + correspondence * correspondence_open
 
 
+def gates(state: ErrorModelState, config: ErrorModelConfig) -> tuple[Tensor, Tensor]:
+    """Whether each cue may speak, two scalar bools: photometric, correspondence.
+
+    Delta tells movers only while the rigid warp of static pixels is right to a fraction of the texture's correlation
+    length; beside the other cue it waits until the static disagreement is that small.
+    """
+    photometric = state.separation() > config.gate_separation
+    if config.cue == "photometric":
+        return photometric, torch.zeros_like(photometric)
+    correspondence = state.log_separation() > config.gate_log_separation
+    if config.cue == "correspondence":
+        return torch.zeros_like(correspondence), correspondence
+    return photometric & (state.log_static_mean.exp() < config.photometric_limit), correspondence
+
+
 def gate_is_open(state: ErrorModelState, config: ErrorModelConfig) -> Tensor:
     """Scalar bool: at least one cue in use separates movers."""
-    photometric = state.separation() > config.gate_separation
-    correspondence = state.log_separation() > config.gate_separation
-    if config.cue == "photometric":
-        return photometric
-    if config.cue == "correspondence":
-        return correspondence
+    photometric, correspondence = gates(state, config)
     return photometric | correspondence
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from coopnet_core.checkpoint import CheckpointMetadata, load_checkpoint
 from coopnet_core.config import ErrorModelConfig
 from coopnet_core.cotraining.error_model import Evidence, log_disagreement, posterior, smoothed_delta
-from coopnet_core.cotraining.trainer import half_dtype, resolve_device
 from coopnet_core.data.frames import Frame
 from coopnet_core.data.prepare import choose_size, fit_frame
+from coopnet_core.devices import half_dtype, resolve_device
 from coopnet_core.errors import UsageError
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.geometry.projection import Warp, flow_warp, pixel_grid, rigid_warp
@@ -147,7 +147,9 @@ class StreamPredictor:
             backward = resize_flow(backward_low, *image.shape[-2:])
             evidence = self._evidence(image, previous, flow, backward, rigid_warp(depth, T_previous_current, matrix))
             gamma = posterior(evidence, self._error_model, self._error_config)
-            results["motion_probability"] = _to_host(gamma)
+            # Where one of the warps sees nothing, nothing is known beyond the share of movers.
+            known = torch.where(evidence.visible > 0, gamma, self._error_model.pi)
+            results["motion_probability"] = _to_host(known)
             results["confidence"] = _to_host((1 - gamma) * evidence.visible)
         return results
 

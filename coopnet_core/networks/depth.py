@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from coopnet_core.config import DepthConfig
 from coopnet_core.networks.encoder import ResNetEncoder
 
-
 _FIRST_DEPTH = 10.0
 """Times the nearest."""
 

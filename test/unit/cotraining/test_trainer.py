@@ -8,7 +8,7 @@ import torch
 
 from coopnet_core.checkpoint import load_checkpoint
 from coopnet_core.config import StageConfig, load_config
-from coopnet_core.cotraining.trainer import learning_rate, resolve_device, stage_at, train
+from coopnet_core.cotraining.trainer import learning_rate, stage_at, train
 from coopnet_core.data.frames import Clip
 from coopnet_core.errors import DivergedError, NoUsableDataError, UsageError
 from coopnet_core.geometry.camera import Camera
@@ -156,12 +156,3 @@ def test_learning_rate_starts_small_and_ends_at_the_final_factor():
     assert learning_rate(config, 1000, 500) == pytest.approx(config.optimiser.learning_rate * 0.1)
     rates = [learning_rate(config, k, k) for k in range(10, 1000)]
     assert rates == sorted(rates, reverse=True)
-
-
-def test_devices():
-    assert resolve_device("cpu").type == "cpu"
-    with pytest.raises(UsageError, match="unknown"):
-        resolve_device("toaster")
-    if not torch.cuda.is_available():
-        with pytest.raises(UsageError, match="no CUDA device"):
-            resolve_device("cuda")
