@@ -31,4 +31,5 @@ def half_dtype(device: torch.device) -> torch.dtype | None:
     """bfloat16 where the hardware computes in it, else None (emulation is slower than float32)."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else None
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return torch.bfloat16 if native() else None

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from coopnet_core.data.rendered import SceneConfig, render_clip
 from rich.console import Console
 from rich.progress import track
 
 from coopnet_core.config import load_config
 from coopnet_core.cotraining.trainer import train
 from coopnet_core.data.frames import Clip
+from coopnet_core.data.rendered import SceneConfig, render_clip
 from coopnet_core.geometry.camera import Camera
 
 FIELDS_OF_VIEW = (60.0, 95.0)

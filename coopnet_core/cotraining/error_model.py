@@ -6,8 +6,8 @@ threshold are not known to us; docs/method.md):
 * Delta = e_r - e_f cancels the residual that no warp can remove. Static pixels: asymmetric Laplace with scales b_r and
   b_f, in closed form. Moving pixels: a Gaussian *anchored* in each batch, i.e. measured from the source displaced by a
   large random offset instead of fitted, which keeps EM from collapsing.
-* The disagreement |F - F_rigid| of the two warps, relative and in logarithms: Gaussian for static pixels, and for moving pixels a
-  Gaussian anchored by rolling the rigid flow across the image.
+* The disagreement |F - F_rigid| of the two warps, relative and in logarithms: Gaussian for static pixels, and for
+  moving pixels a Gaussian anchored by rolling the rigid flow across the image.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from coopnet_core.geometry.projection import flow_warp
 from coopnet_core.geometry.sampling import sample
 
 _RELATIVE, _ABSOLUTE = 0.05, 2.0
-"""Looser than the 0.01 and 0.5 of the literature, which rejected three quarters of the pixels that are really visible while
-the flow was still wrong by 3 pixels, and so starved all three networks."""
+"""Looser than the 0.01 and 0.5 of the literature, which rejected three quarters of the pixels that are really visible
+while the flow was still wrong by 3 pixels, and so starved all three networks."""
 _UNUSABLE_SHARE = 0.3
 
 

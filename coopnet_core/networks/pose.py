@@ -40,9 +40,9 @@ class FlowPoseNetwork(nn.Module):
     """Flow, inverse depth and viewing rays to the motion of the camera.
 
     The idea of an intrinsics layer is that of TartanVO (Wang et al. 2020): flow divided by the focal length, next to
-    the viewing rays, makes the network independent of the camera and of the look of the world. Inverse depth is added,
-    divided by its mean: the network must not see the scale of one image's depth, or nothing would keep that scale the same
-    from image to image. The answer to zero flow is subtracted: no flow is no motion, exactly.
+    the viewing rays, makes the network independent of the camera and of the look of the world. Inverse depth,
+    divided by its mean, is added: the network must not see the scale of one image's depth, or nothing would keep that
+    scale the same from image to image. The answer to zero flow is subtracted: no flow is no motion, exactly.
     """
 
     def __init__(self, config: PoseConfig) -> None:
