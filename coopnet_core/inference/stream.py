@@ -19,10 +19,12 @@ from coopnet_core.devices import half_dtype, resolve_device
 from coopnet_core.errors import UsageError
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.geometry.projection import Warp, flow_warp, pixel_grid, rigid_warp
-from coopnet_core.geometry.sampling import resize_flow, sample
+from coopnet_core.geometry.refinement import refine_motion
+from coopnet_core.geometry.sampling import resize, resize_flow, sample
 from coopnet_core.inference.prediction import ALL_OUTPUTS, DEPTH, FLOW, MASK, MOTION, Prediction
 from coopnet_core.losses.visibility import forward_backward_visible
-from coopnet_core.networks.bundle import SIZE_MULTIPLE, normalise
+from coopnet_core.networks.bundle import SIZE_MULTIPLE, normalise, scaled_matrix
+from coopnet_core.networks.flow import FINEST_STRIDE
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,13 @@ class StreamPredictor:
     last one start a new pair.
     """
 
-    def __init__(self, checkpoint: Path | str, device: str = "cpu", input_size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Path | str,
+        device: str = "cpu",
+        input_size: tuple[int, int] | None = None,
+        refine: bool = True,
+    ) -> None:
         """Load a checkpoint.
 
         Args:
@@ -49,6 +57,7 @@ class StreamPredictor:
             device: auto, cpu, cuda or cuda:N.
             input_size: (width, height), multiples of 32; None keeps the area of the training and takes the aspect of
                 the camera.
+            refine: make the odometry network's answer agree with depth and flow (geometry/refinement.py).
 
         Raises:
             CheckpointError: it cannot be read.
@@ -66,6 +75,7 @@ class StreamPredictor:
         self._error_config = ErrorModelConfig.model_validate(loaded.metadata.error_model_config)
         self._input_size = input_size
         self._half = half_dtype(self._device)
+        self._refine = refine
         self._previous: _Previous | None = None
 
     @property
@@ -142,9 +152,11 @@ class StreamPredictor:
             return results
         matrix = torch.from_numpy(camera.matrix).float().to(self._device)[None]
         T_previous_current = self._networks.motion(image, previous, flow_low, depth, matrix)
+        backward = None if backward_low is None else resize_flow(backward_low, *image.shape[-2:])
+        if self._refine:
+            T_previous_current = self._refined(T_previous_current, depth, flow, backward, matrix)
         results["T_previous_current"] = T_previous_current[0].double().cpu().numpy()
-        if backward_low is not None:
-            backward = resize_flow(backward_low, *image.shape[-2:])
+        if backward is not None:
             evidence = self._evidence(image, previous, flow, backward, rigid_warp(depth, T_previous_current, matrix))
             gamma = posterior(evidence, self._error_model, self._error_config)
             # Where one of the warps sees nothing, nothing is known beyond the share of movers.
@@ -152,6 +164,20 @@ class StreamPredictor:
             results["motion_probability"] = _to_host(known)
             results["confidence"] = _to_host((1 - gamma) * evidence.visible)
         return results
+
+    def _refined(
+        self, T_previous_current: Tensor, depth: Tensor, flow: Tensor, backward: Tensor | None, matrix: Tensor
+    ) -> Tensor:
+        """The odometry network's answer, made to agree with depth and flow where the flow can be trusted."""
+        visible = flow_warp(flow).valid if backward is None else forward_backward_visible(flow, backward)
+        height, width = (side // FINEST_STRIDE for side in flow.shape[-2:])
+        return refine_motion(
+            T_previous_current,
+            1 / resize(1 / depth, height, width),
+            resize_flow(flow, height, width),
+            resize(visible.float(), height, width),
+            scaled_matrix(matrix, 1 / FINEST_STRIDE),
+        )
 
     def _flows(self, image: Tensor, previous: Tensor, both: bool) -> tuple[Tensor, Tensor | None]:
         """Flow current -> previous and, if wanted, back, from one pass over both images."""
