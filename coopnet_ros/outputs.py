@@ -13,7 +13,7 @@ from sensor_msgs.msg import CameraInfo, Image, TimeReference
 from std_msgs.msg import Header
 
 from coopnet_core.inference.prediction import DEPTH, FLOW, MASK, MOTION, Prediction
-from coopnet_core.visualization import depth_to_color, flow_to_color
+from coopnet_core.visualization import depth_range, depth_to_color, flow_to_color
 from coopnet_ros.messages import camera_info_message, header_at, image_message, odometry_message, time_reference_message
 from coopnet_ros.odometry import OdometryEstimate
 
@@ -65,6 +65,7 @@ class Outputs:
         self._publishers: dict[str, Publisher] = {
             topic: node.create_lifecycle_publisher(kind, topic, OUTPUT_QOS) for topic, (kind, _) in _TOPICS.items()
         }
+        self._relative_range: tuple[float, float] | None = None
 
     def close(self) -> None:
         """Destroy the publishers."""
@@ -93,10 +94,18 @@ class Outputs:
         if self.is_wanted(f"{group}/camera_info"):
             self._publishers[f"{group}/camera_info"].publish(camera_info_message(prediction.camera, header))
         if self.is_wanted("~/depth/color") and prediction.depth is not None:
-            color = depth_to_color(prediction.depth, settings.depth_near, settings.depth_far)
+            color = depth_to_color(prediction.depth, *self._depth_range(prediction, settings))
             self._publish_image("~/depth/color", color, "rgb8", header)
         self._publish_flow(prediction, header, settings)
         self._publish_motion(prediction, header, settings)
+
+    def _depth_range(self, prediction: Prediction, settings: OutputSettings) -> tuple[float, float]:
+        """The colour range: of the parameters in metres; without a known unit, what the first image needs, kept."""
+        if prediction.metric:
+            return settings.depth_near, settings.depth_far
+        if self._relative_range is None:
+            self._relative_range = depth_range(prediction.depth)
+        return self._relative_range
 
     def publish_odometry(self, estimate: OdometryEstimate, stamp_ns: int, settings: OutputSettings) -> Odometry:
         """Publish an estimate in the robot's frame, where it is wanted; gives the message."""

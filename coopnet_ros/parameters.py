@@ -242,14 +242,14 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         "color.depth_near",
         1.0,
-        "Depth shown as the nearest colour in ~/depth/color, in the unit of the depth.",
+        "Depth shown as the nearest colour in ~/depth/color, metres. Relative depth: the range of the first image.",
         minimum=1e-3,
         maximum=1e4,
     ),
     ParameterSpec(
         "color.depth_far",
         80.0,
-        "Depth shown as the farthest colour in ~/depth/color, in the unit of the depth.",
+        "Depth shown as the farthest colour in ~/depth/color, metres. Relative depth: the range of the first image.",
         minimum=1e-3,
         maximum=1e4,
     ),

@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from coopnet_core.data.bag import Bag, BagReport, CameraTopics, find_camera, open_bag, read_frames
 from coopnet_core.data.frames import Clip, Frame
-from coopnet_core.data.prepare import DEFAULT_PIXELS, choose_size, fit_frame
+from coopnet_core.data.prepare import DEFAULT_PIXELS, STILL_THRESHOLD, choose_size, fit_frame, thumbnail
 from coopnet_core.errors import NoUsableDataError, UsageError
 from coopnet_core.geometry.camera import Camera
 
-STILL_SIZE = (64, 32)
 Progress = Callable[[Path, int, int], None]
 """Called while reading with the bag, the images gone through and their number."""
 
@@ -43,7 +41,7 @@ class PrepareOptions:
     fov_degrees: float | None = None
     frames: tuple[int, int | None] = (0, None)
     gap_factor: float = 2.5
-    still_threshold: float = 0.5
+    still_threshold: float = STILL_THRESHOLD
     validation_share: float = 0.1
     validation_bags: tuple[Path, ...] = ()
     minimum_frames: int = 3
@@ -189,8 +187,7 @@ class _Recording:
             self.changes.append(index)
         self._last_source = source
         fitted = fit_frame(frame, *self.size)
-        small = cv2.cvtColor(cv2.resize(fitted.image, STILL_SIZE, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-        small = small.astype(np.float32)
+        small = thumbnail(fitted.image)
         if self._moved(small):
             self._last_small = small
             self._keep(fitted, index)

@@ -12,6 +12,9 @@ from coopnet_core.errors import UsageError
 from coopnet_core.geometry.camera import Camera
 
 DEFAULT_PIXELS = 416 * 128
+STILL_THRESHOLD = 0.5
+"""Mean difference of two thumbnails, grey levels, below which the camera and everything before it stands still."""
+_THUMBNAIL_SIZE = (64, 32)
 SMALLEST_SIDE = 64
 _LARGEST_ZOOM = 3.0
 
@@ -131,3 +134,9 @@ def _distortion_maps(camera: Camera, target: Camera) -> tuple[np.ndarray, np.nda
             camera.matrix, coefficients, np.eye(3), target.matrix, size, cv2.CV_32FC1
         )
     return cv2.initUndistortRectifyMap(camera.matrix, coefficients, np.eye(3), target.matrix, size, cv2.CV_32FC1)
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """A 64x32 grey copy, (32, 64) float32 in 0-255, of an (H, W, 3) uint8 image: shows whether anything moved."""
+    small = cv2.resize(image, _THUMBNAIL_SIZE, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)

@@ -14,7 +14,7 @@ from coopnet_core.checkpoint import CheckpointMetadata, load_checkpoint
 from coopnet_core.config import ErrorModelConfig
 from coopnet_core.cotraining.error_model import Evidence, log_disagreement, posterior, smoothed_delta
 from coopnet_core.data.frames import Frame
-from coopnet_core.data.prepare import choose_size, fit_frame
+from coopnet_core.data.prepare import STILL_THRESHOLD, choose_size, fit_frame, thumbnail
 from coopnet_core.devices import half_dtype, resolve_device
 from coopnet_core.errors import UsageError
 from coopnet_core.geometry.camera import Camera
@@ -32,6 +32,7 @@ class _Previous:
     """The last frame, ready to be paired."""
 
     image: Tensor
+    small: np.ndarray
     stamp_ns: int
     camera: Camera
 
@@ -40,7 +41,7 @@ class StreamPredictor:
     """Runs the three networks of a checkpoint on a stream of frames.
 
     Every frame is cropped to the aspect of the networks' input and resized to it. Frames of another camera than the
-    last one start a new pair.
+    last one start a new pair. Two equal frames are a standstill: no flow and no motion.
     """
 
     def __init__(
@@ -89,8 +90,8 @@ class StreamPredictor:
 
     def warm_up(self, camera: Camera) -> None:
         """Run a pair of blank frames of this camera, then forget them."""
-        blank = np.zeros((camera.height, camera.width, 3), np.uint8)
         for stamp in (0, 1):
+            blank = np.full((camera.height, camera.width, 3), 255 * stamp, np.uint8)
             self.predict(Frame(blank, stamp, camera))
         self.reset()
 
@@ -113,8 +114,12 @@ class StreamPredictor:
         previous = self._previous
         if previous is not None and previous.camera != fitted.camera:
             previous = None
-        self._previous = _Previous(image, fitted.stamp_ns, fitted.camera)
-        results = self._run(image, None if previous is None else previous.image, fitted.camera, outputs)
+        small = thumbnail(fitted.image)
+        self._previous = _Previous(image, small, fitted.stamp_ns, fitted.camera)
+        if previous is not None and np.abs(small - previous.small).mean() < STILL_THRESHOLD:
+            results = self._standstill(image, outputs)
+        else:
+            results = self._run(image, None if previous is None else previous.image, fitted.camera, outputs)
         return Prediction(
             stamp_ns=frame.stamp_ns,
             previous_stamp_ns=None if previous is None else previous.stamp_ns,
@@ -127,6 +132,21 @@ class StreamPredictor:
 
     def _size_for(self, camera: Camera) -> tuple[int, int]:
         return choose_size(camera, self.metadata.width * self.metadata.height, SIZE_MULTIPLE)
+
+    def _standstill(self, image: Tensor, outputs: frozenset[str]) -> dict[str, np.ndarray | None]:
+        """Depth of the image, and no motion of anything: matching two equal images can only invent some."""
+        depth = None
+        if DEPTH in outputs:
+            with self._autocast():
+                depth = _to_host(self._networks.depths(image)[1])
+        size = tuple(image.shape[-2:])
+        return {
+            "depth": depth,
+            "T_previous_current": np.eye(4),
+            "flow": np.zeros((*size, 2), np.float32),
+            "motion_probability": np.zeros(size, np.float32),
+            "confidence": np.ones(size, np.float32),
+        }
 
     def _run(
         self, image: Tensor, previous: Tensor | None, camera: Camera, outputs: frozenset[str]
