@@ -17,8 +17,9 @@ from rich.markup import escape
 
 from coopnet_core.errors import CoopnetError, UsageError
 from coopnet_core.resources import shipped_file
+from coopnet_ros.command import INTERRUPTED, run_guarded
 from coopnet_ros.demo_parts import FEWEST_IMAGES, Split, split_bag
-from coopnet_ros.demo_processes import INTERRUPTED, Background, run_command
+from coopnet_ros.demo_processes import Background, run_command
 from coopnet_ros.demo_report import DemoFacts, write_demo_report
 
 _WEIGHTS = "models/small_rendered.safetensors"
@@ -63,18 +64,9 @@ class Demo:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    console, complaints = Console(), Console(stderr=True)
-    try:
-        options = _parser().parse_args(argv)
-        return _run(options, console)
-    except SystemExit as stop:  # argparse has said why
-        return int(stop.code or 0)
-    except CoopnetError as error:
-        complaints.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        complaints.print("Interrupted. What was written so far is kept.")
-        return INTERRUPTED
+    return run_guarded(
+        lambda: _run(_parser().parse_args(argv), Console()), "Interrupted. What was written so far is kept."
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

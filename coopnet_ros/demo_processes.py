@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 
 from coopnet_core.errors import CoopnetError
+from coopnet_ros.command import INTERRUPTED
 
-INTERRUPTED = 130
 _GRACE_S = 10
 _LOG_LINES = 15
 

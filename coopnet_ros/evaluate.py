@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from coopnet_core.errors import CoopnetError, UsageError
+from coopnet_core.errors import UsageError
 from coopnet_core.evaluation.depth import CROPS, SCALINGS, DepthProtocol
 from coopnet_core.evaluation.odometry import ALIGNMENTS, SEGMENT_LENGTHS
 from coopnet_core.evaluation.reports import number
@@ -28,8 +28,8 @@ from coopnet_core.evaluation.runner import (
 )
 from coopnet_core.evaluation.session import STABLE_KEYS, EvaluationOptions
 from coopnet_core.evaluation.trajectory_files import evaluate_trajectories
+from coopnet_ros.command import INTERRUPTED, run_guarded
 
-INTERRUPTED = 130
 _EXAMPLES = """\
 examples:
   a checkpoint on a recording with /ground_truth topics:
@@ -47,18 +47,9 @@ exit codes: 0 done, 2 wrong usage, 3 no usable data, 130 interrupted (what was e
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    console, complaints = Console(), Console(stderr=True)
-    try:
-        arguments = _parser().parse_args(argv)
-        return _run(arguments, console)
-    except SystemExit as stop:  # argparse has said why
-        return int(stop.code or 0)
-    except CoopnetError as error:
-        complaints.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        complaints.print("Interrupted before the first frame: nothing was written.")
-        return INTERRUPTED
+    return run_guarded(
+        lambda: _run(_parser().parse_args(argv), Console()), "Interrupted before the first frame: nothing was written."
+    )
 
 
 def evaluate_bag(

@@ -15,10 +15,10 @@ from coopnet_core.data.bag_writer import STORAGES, BagOptions, BagWriter, check_
 from coopnet_core.data.folder import FolderFrame, FolderOptions, FolderRecording, open_folder
 from coopnet_core.data.frames import Frame, FrameTruth
 from coopnet_core.data.rendered import SceneConfig, iter_rendered
-from coopnet_core.errors import CoopnetError, UsageError
+from coopnet_core.errors import UsageError
 from coopnet_core.geometry.camera import Camera
+from coopnet_ros.command import run_guarded
 
-INTERRUPTED = 130
 _RENDERED_MOUNT = mount(1.2, 0.0, 1.5)
 _FOLDER_ONLY = ("camera", "poses", "depth", "flow", "depth_scale")
 _RENDERED_ONLY = ("seed", "width", "height", "fov", "movers", "static_camera")
@@ -45,24 +45,17 @@ Item = tuple[Frame, FrameTruth, tuple[str, bytes] | None]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    console, complaints = Console(), Console(stderr=True)
-    try:
-        arguments = _parser().parse_args(argv)
-        _check_combination(arguments)
-        check_output(arguments.output, arguments.overwrite)
-        return _from_folder(arguments, console) if arguments.from_folder else _rendered(arguments, console)
-    except SystemExit as stop:  # argparse has said why
-        return int(stop.code or 0)
-    except CoopnetError as error:
-        complaints.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        return error.exit_code
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        complaints.print(f"[bold red]error:[/] {escape(place)}{escape(error.strerror or str(error))}", soft_wrap=True)
-        return UsageError.exit_code
-    except KeyboardInterrupt:
-        complaints.print("Interrupted: the bag is not complete; what was written is in the .partial folder.")
-        return INTERRUPTED
+    return run_guarded(
+        lambda: _run(_parser().parse_args(argv), Console()),
+        "Interrupted: the bag is not complete; what was written is in the .partial folder.",
+    )
+
+
+def _run(arguments: argparse.Namespace, console: Console) -> int:
+    """Check the options, then write the bag."""
+    _check_combination(arguments)
+    check_output(arguments.output, arguments.overwrite)
+    return _from_folder(arguments, console) if arguments.from_folder else _rendered(arguments, console)
 
 
 def _parser() -> argparse.ArgumentParser:

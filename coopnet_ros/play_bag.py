@@ -25,12 +25,12 @@ from rosgraph_msgs.msg import Clock
 
 from coopnet_core.data.bag import Bag, list_topics, open_bag
 from coopnet_core.data.bag_storage import RawMessage, TopicInfo
-from coopnet_core.errors import CoopnetError, NoUsableDataError, UsageError
+from coopnet_core.errors import NoUsableDataError, UsageError
+from coopnet_ros.command import run_guarded
 from coopnet_ros.interrupts import interrupted_once
 from coopnet_ros.messages import to_time
 from coopnet_ros.sequence import NANOSECONDS
 
-INTERRUPTED = 130
 _STATIC_TOPICS = ("/tf_static", "/robot_description")
 _ACKNOWLEDGE_S = 2
 _EXAMPLES = """\
@@ -67,20 +67,15 @@ class Replay:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    console, complaints = Console(), Console(stderr=True)
-    try:
+
+    def work() -> int:
         options = _parser().parse_args(remove_ros_args(["play_bag", *arguments])[1:])
         _check(options)
         with interrupted_once():
-            return _run(options, arguments, console)
-    except SystemExit as stop:  # argparse has said why
-        return int(stop.code or 0)
-    except CoopnetError as error:
-        complaints.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        complaints.print("Interrupted.")
-        return INTERRUPTED
+            return _run(options, arguments, Console())
+
+    try:
+        return run_guarded(work, "Interrupted.")
     finally:
         rclpy.try_shutdown()
 

@@ -20,15 +20,14 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from rich.console import Console
-from rich.markup import escape
 from sensor_msgs.msg import CameraInfo, Image, TimeReference
 
-from coopnet_core.errors import CoopnetError, NoUsableDataError, UsageError
+from coopnet_core.errors import NoUsableDataError, UsageError
+from coopnet_ros.command import INTERRUPTED, run_guarded
 from coopnet_ros.interrupts import interrupted_once
 from coopnet_ros.messages import array_of, to_nanoseconds
 from coopnet_ros.odometry import transform
 
-INTERRUPTED = 130
 _TOPICS: dict[str, tuple[type, str]] = {
     "depth/image": (Image, "depth"),
     "depth/camera_info": (CameraInfo, "camera_matrix"),
@@ -195,16 +194,14 @@ def _type_name(kind: type) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    console, complaints = Console(), Console(stderr=True)
-    try:
+
+    def work() -> int:
         options = _parser().parse_args(remove_ros_args(["record_outputs", *arguments])[1:])
         with interrupted_once():
-            return _run(options, arguments, console)
-    except SystemExit as stop:  # argparse has said why
-        return int(stop.code or 0)
-    except CoopnetError as error:
-        complaints.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        return error.exit_code
+            return _run(options, arguments, Console())
+
+    try:
+        return run_guarded(work, "Interrupted.")
     finally:
         rclpy.try_shutdown()
 

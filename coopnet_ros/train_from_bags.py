@@ -20,9 +20,9 @@ from coopnet_core.config import NetworksConfig, TrainConfig, load_config, preset
 from coopnet_core.data.clips import BagSummary, PreparedData, PrepareOptions, prepare_clips
 from coopnet_core.data.frames import Clip
 from coopnet_core.data.prepare import SMALLEST_SIDE
-from coopnet_core.errors import CoopnetError, UsageError
+from coopnet_core.errors import UsageError
+from coopnet_ros.command import INTERRUPTED, run_guarded
 
-INTERRUPTED = 130
 _RUN_FILES = ("config.yaml", "metrics.jsonl", "state.pt", "checkpoints")
 _DEFAULT_PRESET = "small"
 
@@ -45,24 +45,10 @@ exit codes: 0 done, 2 wrong usage, 3 no usable data, 4 diverged, 130 interrupted
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    console, complaints = Console(), Console(stderr=True)
-    try:
-        arguments = _parser().parse_args(argv)
-        if arguments.settings:
-            console.print(_settings_table())
-            return 0
-        return _run(arguments, console)
-    except SystemExit as stop:  # argparse has said why
-        return int(stop.code or 0)
-    except CoopnetError as error:
-        complaints.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        return error.exit_code
-    except OSError as error:
-        complaints.print(f"[bold red]error:[/] {escape(str(error))}. Is there space, and may you write there?")
-        return UsageError.exit_code
-    except KeyboardInterrupt:
-        complaints.print("Interrupted before the training began: nothing was written.")
-        return INTERRUPTED
+    return run_guarded(
+        lambda: _run(_parser().parse_args(argv), Console()),
+        "Interrupted before the training began: nothing was written.",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -238,6 +224,9 @@ def _setting(text: str) -> tuple[str, str]:
 
 def _run(arguments: argparse.Namespace, console: Console) -> int:
     """Check everything that is quick to check, read the data, say what was found, train."""
+    if arguments.settings:
+        console.print(_settings_table())
+        return 0
     if not arguments.bags:
         raise UsageError("No bag was named. Expected: train_from_bags BAG... --output DIR; see --help for examples.")
     _check_output(arguments)
