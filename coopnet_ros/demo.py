@@ -91,7 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--size", type=_size, default=(416, 128), metavar="WxH", help="of the rendered images (default: 416x128)")
     add("--steps", type=int, default=300, help="training steps (default: %(default)s)")
     add("--share", type=float, default=0.6, help="first part that trains (default: %(default)s of the images)")
-    add("--rate", type=float, default=1.0, help="speed of the live replay (default: %(default)s)")
+    add(
+        "--rate",
+        type=float,
+        default=0.5,
+        help="speed of the live replay; at 1 the node, the player and the subscriber together are too much for 2 cores "
+        "and frames are dropped (default: %(default)s)",
+    )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     return parser
 
