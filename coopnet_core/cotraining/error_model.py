@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +31,6 @@ _EVIDENCE_LIMIT = 5.0
 """One cue alone cannot say more than this (nats) in the joint posterior."""
 _ABSENCE_LIMIT = 1.0
 """Delta near 0 says little against motion: a mover without texture has it too."""
-
-Posterior = Literal["off", "coarse", "fine"]
 
 
 @dataclass(frozen=True)
@@ -155,9 +152,13 @@ def smoothed_delta(target: Tensor, by_rigid: Tensor, by_flow: Tensor, window: in
     size = target.shape[-2:]
     if factor > 1:
         target, by_rigid, by_flow = (F.avg_pool2d(image, factor) for image in (target, by_rigid, by_flow))
-    delta = photometric_error(target, by_rigid) - photometric_error(target, by_flow)
-    smooth = F.avg_pool2d(delta, window, stride=1, padding=window // 2, count_include_pad=False)
-    return resize(smooth, *size)
+    return smoothed(photometric_error(target, by_rigid) - photometric_error(target, by_flow), window, size)
+
+
+def smoothed(difference: Tensor, window: int, size: tuple[int, int]) -> Tensor:
+    """A difference of errors (B, 1, h, w) averaged over a box of odd side `window`, at `size` (H, W)."""
+    averaged = F.avg_pool2d(difference, window, stride=1, padding=window // 2, count_include_pad=False)
+    return resize(averaged, *size)
 
 
 def asymmetric_laplace_log_density(delta: Tensor, b_r: Tensor, b_f: Tensor) -> Tensor:
@@ -265,14 +266,13 @@ def update(state: ErrorModelState, evidence: Evidence, anchor: Anchor, config: E
     count = visible.sum().clamp(min=1e-6)
     moving_mean, moving_spread = weighted_moments(anchor.delta, visible, _MINIMUM_SPREAD)
     log_mean, log_spread = weighted_moments(anchor.log_disagreement, visible, _MINIMUM_LOG_SPREAD)
-    anchored = replace(
+    fitted = replace(
         state,
         moving_mean=moving_mean,
         moving_spread=moving_spread,
         log_moving_mean=log_mean,
         log_moving_spread=log_spread,
     )
-    fitted = anchored
     for _ in range(config.em_steps):
         gamma = posterior(evidence, fitted, config)
         static = (1 - gamma) * visible

@@ -14,7 +14,7 @@ from coopnet_core.cotraining.error_model import (
     ErrorModelState,
     Evidence,
     log_disagreement,
-    smoothed_delta,
+    smoothed,
     training_mask,
     update,
 )
@@ -165,10 +165,7 @@ def _flows(
     """Flows target -> source and back at 1/4, 1/8, 1/16, 1/32 of the size, from one pass over all images."""
     learns = "flow" in stage.train
     with torch.set_grad_enabled(learns and torch.is_grad_enabled()), _autocast(target, half):
-        pyramid = networks.flow.features(normalise(torch.cat([target, source])))
-        swapped = [torch.cat(level.chunk(2)[::-1]) for level in pyramid]
-        flows = networks.flow.match(pyramid, swapped)
-    return [tuple(flow.chunk(2)) for flow in flows]
+        return networks.flow.both_ways(normalise(target), normalise(source))
 
 
 def _coarse_flow_term(target: Tensor, source: Tensor, coarse: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -253,18 +250,32 @@ def _evidence(
     window = config.error_model.smoothing
     shift = _random_shift(pairs.source)
     unrelated = pairs.source.roll(shift, dims=(2, 3))
-    grid = pixel_grid(*pairs.target.shape[-2:], pairs.target.device)
+    error_rigid, error_flow, error_unrelated = _errors(pairs.target, rigid, by_flow, unrelated, factor)
+    size = pairs.target.shape[-2:]
+    grid = pixel_grid(*size, pairs.target.device)
     flow, rigid_flow = (stage.loss_factor * (side.warp.coordinates - grid) for side in (by_flow, rigid))
     evidence = Evidence(
-        smoothed_delta(pairs.target, rigid.image, by_flow.image, window, factor),
+        smoothed(error_rigid - error_flow, window, size),
         log_disagreement(flow, rigid_flow),
         (visible & rigid.warp.valid).float(),
     )
     anchor = Anchor(
-        smoothed_delta(pairs.target, unrelated, by_flow.image, window, factor),
+        smoothed(error_unrelated - error_flow, window, size),
         log_disagreement(flow, rigid_flow.roll(1, dims=0).roll(shift, dims=(2, 3))),
     )
     return evidence, anchor
+
+
+def _errors(
+    target: Tensor, rigid: Reconstruction, by_flow: Reconstruction, unrelated: Tensor, factor: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Errors of the rigid and the flow reconstruction and of an unrelated image, on images reduced by `factor`."""
+    if factor == 1:
+        return rigid.error, by_flow.error, photometric_error(target, unrelated)
+    images = (F.avg_pool2d(image, factor) for image in (target, rigid.image, by_flow.image, unrelated))
+    reduced, *others = images
+    error_rigid, error_flow, error_unrelated = (photometric_error(reduced, other) for other in others)
+    return error_rigid, error_flow, error_unrelated
 
 
 def _random_shift(image: Tensor) -> tuple[int, int]:

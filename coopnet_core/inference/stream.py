@@ -200,16 +200,12 @@ class StreamPredictor:
         )
 
     def _flows(self, image: Tensor, previous: Tensor, both: bool) -> tuple[Tensor, Tensor | None]:
-        """Flow current -> previous and, if wanted, back, from one pass over both images."""
+        """Flow current -> previous and, if wanted, back."""
+        image, previous = normalise(image), normalise(previous)
         with self._autocast():
-            pyramid = self._networks.flow.features(normalise(torch.cat([image, previous])))
-            current = [level[:1] for level in pyramid]
-            earlier = [level[1:] for level in pyramid]
-            if not both:
-                return self._networks.flow.match(current, earlier)[0], None
-            swapped = [torch.cat([b, a]) for a, b in zip(current, earlier, strict=True)]
-            flow, backward = self._networks.flow.match(pyramid, swapped)[0].chunk(2)
-        return flow, backward
+            if both:
+                return self._networks.flow.both_ways(image, previous)[0]
+            return self._networks.flow(image, previous), None
 
     def _evidence(self, image: Tensor, previous: Tensor, flow: Tensor, backward: Tensor, rigid: Warp) -> Evidence:
         by_flow = sample(previous, flow_warp(flow).coordinates)

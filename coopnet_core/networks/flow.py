@@ -78,6 +78,12 @@ class FlowNetwork(nn.Module):
             flows.insert(0, flow)
         return flows
 
+    def both_ways(self, target: Tensor, source: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Flows target -> source and back, as `match` gives them, from one pass over two (B, 3, H, W) image batches."""
+        pyramid = self.features(torch.cat([target, source]))
+        swapped = [torch.cat(level.chunk(2)[::-1]) for level in pyramid]
+        return [tuple(flow.chunk(2)) for flow in self.match(pyramid, swapped)]
+
     def _expected_displacement(self, similarity: Tensor) -> Tensor:
         """Mean displacement under softmax(temperature * similarity): features that match are all it takes to start."""
         weights = (self.log_temperature.exp() * similarity.float()).softmax(dim=1)
