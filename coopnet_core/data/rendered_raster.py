@@ -15,6 +15,8 @@ from coopnet_core.geometry.camera import Camera
 NEAR = 0.05
 # Two faces that touch (a wheel on the road) must not hide each other: relative depth tolerance of visibility.
 _TOLERANCE = 2e-4
+_SEAM = 1e-5
+"""Faces reach this much (relative, and in metres) over their edges: no ray falls by rounding between two that share one."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def _cast_face(scene: View, q: int, x: np.ndarray, y: np.ndarray, depth: np.ndar
             # |u - extent/2| <= extent/2 is one comparison instead of two.
             position = _plane(row - half * scene.n[q], x, y)
             position *= inverse
-            hit &= np.abs(position, out=position) <= np.float32(half)
+            hit &= np.abs(position, out=position) <= np.float32(half + _SEAM * (1 + half))
     np.copyto(depth, z, where=hit)
     np.copyto(face, np.int32(q), where=hit)
 

@@ -55,6 +55,25 @@ def test_every_ray_meets_the_nearest_front_side(seed, supersampling):
     assert wrong <= 0.003 * depth.size
 
 
+def test_no_ray_falls_between_two_faces_that_share_an_edge():
+    # Far walls, as around a rendered street: rounding there is that of hundreds of metres.
+    camera = Camera(640, 40, 500.0, 500.0, 319.5, 19.5)
+    rng = np.random.default_rng(5)
+    down = np.array([0.0, 1.0, 0.0])
+    for _ in range(100):
+        turn, distance = rng.uniform(-0.5, 0.5), rng.uniform(50, 300)
+        along = np.array([np.cos(turn), 0.0, np.sin(turn)])
+        towards = np.array([np.sin(turn), 0.0, -np.cos(turn)])
+        corner = np.array([rng.uniform(-5, 5), rng.uniform(-1, 1), distance])
+        walls = [
+            face(corner + x * 400 * along + y * 30 * down, towards, down, (800.0, 60.0), 0)
+            for x in (-1, 1)
+            for y in (-1, 1)
+        ]
+        _, which = cast_grid(view(concatenate(walls), np.eye(4), camera), 2)
+        assert (which >= 0).all()
+
+
 @pytest.mark.parametrize("seed", [3, 4])
 def test_hidden_points_are_those_with_a_face_before_them(seed):
     rng = np.random.default_rng(seed)
