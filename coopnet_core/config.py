@@ -116,7 +116,12 @@ class StageConfig(_Model):
     train: tuple[Literal["depth", "pose", "flow"], ...] = Field(
         ("depth", "pose", "flow"), description="networks that learn in this stage"
     )
+    rate: float = Field(1.0, gt=0, description="learning rate of this stage, relative to optimiser.learning_rate")
     consistency: float = Field(0.0, ge=0, description="weight of rho(F - F_rigid), F detached, on static pixels")
+    matches: float = Field(
+        0.0, ge=0, description="weight of the flow's distance to matches of a classical method, pixels"
+    )
+    flow_photometric: bool = Field(True, description="whether the flow learns from its photometric error")
     posterior: Literal["off", "coarse", "fine"] = Field("fine", description="resolution of the motion posterior")
     sources: int = Field(2, ge=1, description="sources per target, drawn from frame_offsets")
     loss_factor: int = Field(1, ge=1, le=4, description="the losses see images reduced by this factor")

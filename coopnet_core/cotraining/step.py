@@ -18,6 +18,7 @@ from coopnet_core.cotraining.error_model import (
     training_mask,
     update,
 )
+from coopnet_core.cotraining.matches import classical_matches, matches_term
 from coopnet_core.data.triplets import Batch
 from coopnet_core.geometry.projection import Warp, flow_warp, pixel_grid, rigid_warp
 from coopnet_core.geometry.sampling import resize, resize_flow, sample
@@ -100,14 +101,15 @@ def step(
     terms: dict[str, Tensor] = {}
     loss = target.new_zeros(())
     if "flow" in stage.train:
-        weights = _side_weight(config, error_model, rigid=False) * config.flow
-        backward_term = _backward_term(pairs, flow, backward, config)
-        terms["flow_photometric"] = 0.5 * (masked_mean(by_flow.error, visible) + backward_term)
-        terms["flow_smoothness"] = flow_smoothness(torch.cat([flow_low, backward_low]), torch.cat([target, source]))
-        if config.coarse_flow > 0:
-            terms["flow_coarse"] = _coarse_flow_term(target, source, flows[1:])
-            loss = loss + config.coarse_flow * terms["flow_coarse"]
-        loss = loss + weights * terms["flow_photometric"] + config.flow_smoothness * terms["flow_smoothness"]
+        terms |= _flow_terms(pairs, (target, source), flows, (flow, backward), by_flow.error, visible, config, stage)
+        weight = _side_weight(config, error_model, rigid=False) * config.flow
+        weights = {
+            "flow_photometric": weight,
+            "flow_coarse": config.coarse_flow,
+            "flow_smoothness": config.flow_smoothness,
+            "flow_matches": stage.matches,
+        }
+        loss = loss + sum(weights[name] * value for name, value in terms.items())
     terms["e_f"] = masked_mean(by_flow.error.detach(), visible)
     if not {"depth", "pose"} & set(stage.train):
         return StepOutput(loss, _detached(terms), error_model, None, by_flow.warp.coordinates, None)
@@ -166,6 +168,36 @@ def _flows(
     learns = "flow" in stage.train
     with torch.set_grad_enabled(learns and torch.is_grad_enabled()), _autocast(target, half):
         return networks.flow.both_ways(normalise(target), normalise(source))
+
+
+def _flow_terms(
+    pairs: Pairs,
+    full: tuple[Tensor, Tensor],
+    flows: list[tuple[Tensor, Tensor]],
+    sized: tuple[Tensor, Tensor],
+    error: Tensor,
+    visible: Tensor,
+    config: LossConfig,
+    stage: StageConfig,
+) -> dict[str, Tensor]:
+    """What the flow learns from, unweighted, by name.
+
+    Args:
+        pairs: at the size of the losses.
+        full: target and source as the networks see them.
+        flows: there and back at all levels; `sized`: the finest, at the size of the losses.
+        error, visible: of the flow there.
+        config, stage: which terms are wanted.
+    """
+    target, source = full
+    terms = {"flow_smoothness": flow_smoothness(torch.cat(flows[0]), torch.cat(full))}
+    if stage.flow_photometric:
+        terms["flow_photometric"] = 0.5 * (masked_mean(error, visible) + _backward_term(pairs, *sized, config))
+        if config.coarse_flow > 0:
+            terms["flow_coarse"] = _coarse_flow_term(target, source, flows[1:])
+    if stage.matches > 0:
+        terms["flow_matches"] = matches_term(flows, classical_matches(target, source))
+    return terms
 
 
 def _coarse_flow_term(target: Tensor, source: Tensor, coarse: list[tuple[Tensor, Tensor]]) -> Tensor:

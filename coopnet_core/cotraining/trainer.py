@@ -161,13 +161,13 @@ def stage_at(stages: Sequence[StageConfig], step_index: int, steps: int) -> tupl
     raise UsageError("A schedule needs at least one stage.")
 
 
-def learning_rate(config: TrainConfig, step_index: int, steps_in_stage: int) -> float:
-    """Cosine decay over the run, with a linear warm-up at the start of each stage."""
+def learning_rate(config: TrainConfig, stage: StageConfig, step_index: int, steps_in_stage: int) -> float:
+    """Cosine decay over the run times the stage's own factor, with a linear warm-up at the start of each stage."""
     optimiser = config.optimiser
     progress = min(step_index / config.steps, 1.0)
     decayed = optimiser.final_factor + (1 - optimiser.final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
     warm_up = min((steps_in_stage + 1) / (optimiser.warm_up_steps + 1), 1.0)
-    return optimiser.learning_rate * decayed * warm_up
+    return optimiser.learning_rate * stage.rate * decayed * warm_up
 
 
 def _loop(
@@ -185,7 +185,7 @@ def _loop(
     bad_steps, clock, clock_step = 0, time.monotonic(), run.step
     while run.step < config.steps and not stop.is_set():
         _, stage, before = stage_at(stages, run.step, config.steps)
-        rate = learning_rate(config, run.step, before)
+        rate = learning_rate(config, stage, run.step, before)
         _set_stage(run, stage, rate)
         batch = augment(to_float(run.sampler.next(stage.sources).to(device)), config.augmentation, run.generator)
         logs = (run.step + 1) % config.log_every == 0

@@ -27,6 +27,7 @@ class CoopNetworks(nn.Module):
         self.depth = DepthNetwork(config.depth)
         self.pose = ImagePoseNetwork(config.pose) if config.pose.source == "images" else FlowPoseNetwork(config.pose)
         self.flow = FlowNetwork(config.flow)
+        self.to(memory_format=torch.channels_last)  # what convolutions on CPU and GPU are fastest with
 
     def depths(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """Sigmoid disparities of all scales and the finest depth at full size, of (B, 3, H, W) images in [0, 1]."""

@@ -53,6 +53,17 @@ def test_a_stage_trains_only_what_it_names(networks):
     assert all(p.grad is None or p.grad.abs().sum() == 0 for p in networks.flow.parameters())
 
 
+def test_the_first_stage_learns_from_matches_alone(networks):
+    stage = StageConfig(name="flow", share=1, train=("flow",), posterior="off", matches=0.1, flow_photometric=False)
+    output = _run(networks, _batch(), stage)
+    assert {"flow_matches", "flow_smoothness"} <= set(output.terms)
+    assert "flow_photometric" not in output.terms
+    expected = 0.1 * output.terms["flow_matches"] + CONFIG.loss.flow_smoothness * output.terms["flow_smoothness"]
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    output.loss.backward()
+    assert any(p.grad.abs().sum() > 0 for p in networks.flow.parameters())
+
+
 def test_the_mask_and_the_model_get_no_gradient(networks):
     output = _run(networks, _batch())
     assert not output.gamma.requires_grad

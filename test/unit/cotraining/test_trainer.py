@@ -152,7 +152,10 @@ def test_schedule():
 
 def test_learning_rate_starts_small_and_ends_at_the_final_factor():
     config = load_config("small", [], {"steps": "1000", "optimiser.warm_up_steps": "9"})
-    assert learning_rate(config, 0, 0) == pytest.approx(config.optimiser.learning_rate / 10)
-    assert learning_rate(config, 1000, 500) == pytest.approx(config.optimiser.learning_rate * 0.1)
-    rates = [learning_rate(config, k, k) for k in range(10, 1000)]
+    stage = StageConfig(name="a", share=1)
+    assert learning_rate(config, stage, 0, 0) == pytest.approx(config.optimiser.learning_rate / 10)
+    assert learning_rate(config, stage, 1000, 500) == pytest.approx(config.optimiser.learning_rate * 0.1)
+    rates = [learning_rate(config, stage, k, k) for k in range(10, 1000)]
     assert rates == sorted(rates, reverse=True)
+    slow = StageConfig(name="b", share=1, rate=0.5)
+    assert learning_rate(config, slow, 40, 40) == pytest.approx(0.5 * learning_rate(config, stage, 40, 40))
