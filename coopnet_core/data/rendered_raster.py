@@ -16,7 +16,7 @@ NEAR = 0.05
 # Two faces that touch (a wheel on the road) must not hide each other: relative depth tolerance of visibility.
 _TOLERANCE = 2e-4
 _SEAM = 1e-5
-"""Faces reach this much (relative, and in metres) over their edges: no ray falls by rounding between two that share one."""
+"""Faces reach this much (relative, and in metres) over their edges, lest a ray fall between two that share one."""
 
 
 @dataclass(frozen=True)
