@@ -27,6 +27,7 @@ _MINIMUM_SPREAD = 0.02
 _MINIMUM_LOG_SPREAD = 0.3
 _RELATIVE_ERROR = 0.1
 _QUANTILE_SAMPLES = 16384
+_SETTLING_STEPS = 20
 _EVIDENCE_LIMIT = 5.0
 """One cue alone cannot say more than this (nats) in the joint posterior."""
 _ABSENCE_LIMIT = 1.0
@@ -43,6 +44,7 @@ class ErrorModelState:
         moving_mean, moving_spread: anchored Gaussian of Delta on moving pixels.
         log_static_mean, log_static_spread: `log_disagreement` on static pixels.
         log_moving_mean, log_moving_spread: the same, anchored, on moving pixels.
+        b_r_start, b_f_start: b_r and b_f when their averages had settled, from which progress is measured.
         open_steps: steps since the gate opened, for the ramp.
         steps: updates so far.
     """
@@ -56,6 +58,8 @@ class ErrorModelState:
     log_static_spread: Tensor
     log_moving_mean: Tensor
     log_moving_spread: Tensor
+    b_r_start: Tensor
+    b_f_start: Tensor
     open_steps: Tensor
     steps: Tensor
 
@@ -72,6 +76,8 @@ class ErrorModelState:
             "log_static_spread": 1.0,
             "log_moving_mean": 2.0,
             "log_moving_spread": 1.0,
+            "b_r_start": 0.1,
+            "b_f_start": 0.1,
             "open_steps": 0.0,
             "steps": 0.0,
         }
@@ -87,8 +93,10 @@ class ErrorModelState:
 
     @classmethod
     def from_floats(cls, values: dict[str, float], device: torch.device | str = "cpu") -> ErrorModelState:
-        """The inverse of `as_floats`."""
-        return cls(**{field.name: torch.tensor(values[field.name], device=device) for field in fields(cls)})
+        """The inverse of `as_floats`. What an older checkpoint did not know yet starts from here."""
+        known = cls.initial().as_floats()
+        known |= {f"{side}_start": values[side] for side in ("b_r", "b_f") if side in values} | values
+        return cls(**{field.name: torch.tensor(known[field.name], device=device) for field in fields(cls)})
 
     def separation(self) -> Tensor:
         """Anchored mean of the movers' Delta over b_r: the gate of the photometric cue."""
@@ -296,6 +304,9 @@ def update(state: ErrorModelState, evidence: Evidence, anchor: Anchor, config: E
         old, new = getattr(state, field.name), getattr(fitted, field.name)
         mixed = decay * old + (1 - decay) * new
         blended[field.name] = torch.where(usable & mixed.isfinite(), mixed, old)
+    settling = state.steps < _SETTLING_STEPS
+    blended["b_r_start"] = torch.where(settling, blended["b_r"], state.b_r_start)
+    blended["b_f_start"] = torch.where(settling, blended["b_f"], state.b_f_start)
     result = ErrorModelState(**blended)
     is_open = gate_is_open(result, config)
     return replace(

@@ -52,6 +52,14 @@ def rays(camera_matrix: Tensor, height: int, width: int) -> Tensor:
     return torch.cat([xy, torch.ones_like(xy[:, :1])], dim=1)
 
 
+def scaled_matrix(camera_matrix: Tensor, scale: float) -> Tensor:
+    """K (B, 3, 3) of the image resized by `scale`: c' = (c + 0.5) s - 0.5."""
+    scaled = camera_matrix.clone()
+    scaled[:, :2, :2] *= scale
+    scaled[:, :2, 2] = (scaled[:, :2, 2] + 0.5) * scale - 0.5
+    return scaled
+
+
 def rigid_warp(depth: Tensor, T_source_target: Tensor, camera_matrix: Tensor) -> Warp:
     """Project every target pixel into the source image.
 
