@@ -22,14 +22,18 @@ _LEAST_SHARE = 0.05
 
 
 @torch.no_grad()
-def forward_backward_visible(flow: Tensor, backward_flow: Tensor) -> Tensor:
+def forward_backward_visible(
+    flow: Tensor, backward_flow: Tensor, relative: float = _RELATIVE, absolute: float = _ABSOLUTE
+) -> Tensor:
     """Forward-backward check with a real warp of the backward flow (Sundaram et al. 2010).
 
-    A pixel is visible where |F(p) + B(p + F(p))|^2 < 0.05 (|F|^2 + |B|^2) + 2.
+    A pixel is visible where |F(p) + B(p + F(p))|^2 < relative (|F|^2 + |B|^2) + absolute.
 
     Args:
         flow: (B, 2, H, W) target to source, pixels.
         backward_flow: (B, 2, H, W) source to target.
+        relative: tolerance, per square of the lengths.
+        absolute: tolerance, square pixels.
 
     Returns:
         (B, 1, H, W) bool; pixels that leave the image are not visible.
@@ -38,7 +42,7 @@ def forward_backward_visible(flow: Tensor, backward_flow: Tensor) -> Tensor:
     returned = sample(backward_flow, warp.coordinates)
     mismatch = (flow + returned).square().sum(1, keepdim=True)
     length = flow.square().sum(1, keepdim=True) + returned.square().sum(1, keepdim=True)
-    return warp.valid & (mismatch < _RELATIVE * length + _ABSOLUTE)
+    return warp.valid & (mismatch < relative * length + absolute)
 
 
 @torch.no_grad()

@@ -49,6 +49,15 @@ def test_an_error_of_the_flow_costs_the_check_all_and_the_splatting_little():
     assert splat_visible(disturbed, disturbed_back)[visible].float().mean() > 0.7
 
 
+def test_thresholds_of_the_check():
+    # Both flows 0 but for an offset of (1, 1) in one of them: a squared mismatch of 2, a squared length of 2.
+    flow, backward = torch.zeros(1, 2, 4, 4), torch.ones(1, 2, 4, 4)
+    assert forward_backward_visible(flow, backward).all()
+    assert not forward_backward_visible(flow, backward, 0.01, 0.5).any()
+    assert forward_backward_visible(flow, backward, 0.0, 2.01).all()
+    assert forward_backward_visible(flow, backward, 1.01, 0.0).all()
+
+
 def test_nothing_is_hidden_at_rest():
     # Poles with gaps of one pixel: a z-buffer that draws each point larger than it is would close the gaps.
     depth = torch.full((1, 1, HEIGHT, WIDTH), 10.0)
