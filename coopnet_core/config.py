@@ -125,7 +125,11 @@ class LossConfig(_Model):
     flow_smoothness: float = Field(0.1, ge=0, description="weight of the flow's second-order smoothness")
     coarse_flow: float = Field(0.5, ge=0, description="weight of the photometric error of the coarser flows")
     auto_mask: bool = Field(True, description="drop pixels that the unmoved source explains better than the rigid warp")
-    occlusion: bool = Field(True, description="drop pixels that fail the forward-backward check")
+    occlusion: Literal["none", "forward_backward", "splatting"] = Field(
+        "forward_backward",
+        description="how hidden pixels are found and dropped: not at all, by the forward-backward check of the flows, "
+        "or where the backward flow, splatted, does not reach",
+    )
     error_model: ErrorModelConfig = ErrorModelConfig()
 
 

@@ -31,7 +31,7 @@ from coopnet_core.losses.consistency import charbonnier
 from coopnet_core.losses.photometric import photometric_error
 from coopnet_core.losses.reduction import masked_mean
 from coopnet_core.losses.smoothness import disparity_smoothness, flow_smoothness
-from coopnet_core.losses.visibility import forward_backward_visible, usable_visibility
+from coopnet_core.losses.visibility import forward_backward_visible, splat_visible, usable_visibility
 
 _UNSEEN = 1e3
 
@@ -214,9 +214,10 @@ def _flow_side(pairs: Pairs, estimates: Estimates, config: LossConfig, stage: St
 
 
 def _visibility(flow: Tensor, backward: Tensor, inside: Tensor, config: LossConfig) -> Tensor:
-    if not config.occlusion:
+    if config.occlusion == "none":
         return inside
-    return usable_visibility(forward_backward_visible(flow, backward), inside)
+    check = splat_visible if config.occlusion == "splatting" else forward_backward_visible
+    return usable_visibility(check(flow, backward), inside)
 
 
 def _flow_loss(

@@ -76,7 +76,7 @@ def test_the_mask_and_the_model_get_no_gradient(networks):
 
 def test_rows_do_not_influence_each_other_through_the_photometric_terms(networks):
     networks.eval()
-    loss = LossConfig(rule="sum", auto_mask=False, occlusion=False, flow_smoothness=0, disparity_smoothness=0)
+    loss = LossConfig(rule="sum", auto_mask=False, occlusion="none", flow_smoothness=0, disparity_smoothness=0)
     both = _run(networks, _batch(2), loss=loss).terms["flow_photometric"]
     batch = _batch(2)
     first = Batch(batch.target[:1], batch.sources[:1], batch.camera_matrix[:1])
@@ -152,7 +152,7 @@ def test_every_combination_of_rules_is_finite_and_teaches(networks, rule, apport
 
 
 def test_a_divided_mean_is_the_mean_of_minima(networks):
-    loss = CONFIG.loss.model_copy(update={"rule": "min", "auto_mask": False, "occlusion": False})
+    loss = CONFIG.loss.model_copy(update={"rule": "min", "auto_mask": False, "occlusion": "none"})
     output = _run(networks.eval(), _batch(1, 1), StageConfig(name="together", share=1, posterior="off"), loss)
     terms, divided = output.terms, output.terms["pixel_share_depth"] + output.terms["pixel_share_flow"]
     assert 0.5 < divided <= 1.0
