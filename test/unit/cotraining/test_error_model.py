@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from coopnet_core.checkpoint import load_checkpoint
 from coopnet_core.config import ErrorModelConfig
 from coopnet_core.cotraining.error_model import (
     Anchor,
@@ -18,6 +19,7 @@ from coopnet_core.cotraining.error_model import (
     update,
 )
 from coopnet_core.cotraining.families import MOVING, STATIC
+from coopnet_core.resources import shipped_file
 
 PHOTOMETRIC = ErrorModelConfig(cue="photometric", em_steps=10, decay=0.0)
 
@@ -172,6 +174,15 @@ def test_a_state_without_figures_of_families_loads_and_says_what_the_default_say
     assert loaded.as_floats() == state.as_floats()
     other = PHOTOMETRIC.model_copy(update={"static_family": "student_t", "moving_family": "student_t"})
     assert torch.equal(posterior(evidence, loaded, other), posterior(evidence, state, PHOTOMETRIC))
+
+
+def test_the_shipped_weights_load():
+    checkpoint = load_checkpoint(shipped_file("models/small_rendered.safetensors"))
+    figures = checkpoint.error_model.as_floats()
+    assert {name: figures[name] for name in checkpoint.metadata.error_model} == checkpoint.metadata.error_model
+    config = ErrorModelConfig.model_validate(checkpoint.metadata.error_model_config)
+    evidence, _, _ = _sample()
+    assert posterior(evidence, checkpoint.error_model, config).isfinite().all()
 
 
 def test_a_state_that_lacks_another_figure_is_refused():
