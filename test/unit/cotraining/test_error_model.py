@@ -221,6 +221,18 @@ def test_useless_batches_leave_every_family_finite_and_unchanged(static, moving)
     assert posterior(evidence, constant, config).isfinite().all()
 
 
+@pytest.mark.parametrize("static", STATIC)
+@pytest.mark.parametrize("moving", MOVING)
+def test_no_family_reads_back_from_the_device(static, moving):
+    evidence, anchor, _ = _sample()
+    device = "meta"  # tensors without storage: reading a value fails
+    evidence = Evidence(*(getattr(evidence, name).to(device) for name in ("delta", "log_disagreement", "visible")))
+    anchor = Anchor(anchor.delta.to(device), anchor.log_disagreement.to(device))
+    config = ErrorModelConfig(static_family=static, moving_family=moving)
+    state = update(ErrorModelState.initial(device), evidence, anchor, config)
+    assert posterior(evidence, state, config).shape == evidence.delta.shape
+
+
 def test_log_disagreement_by_hand():
     flow, rigid = torch.zeros(1, 2, 1, 1), torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
     assert log_disagreement(flow, rigid).item() == pytest.approx(np.log(5.05 / 1.5))

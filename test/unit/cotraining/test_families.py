@@ -9,6 +9,7 @@ from coopnet_core.cotraining.families import (
     Parameters,
     asymmetric_laplace_log_density,
     fit_asymmetric_laplace,
+    robust_static_moments,
     thinned,
 )
 
@@ -172,6 +173,26 @@ def test_the_closed_form_is_the_maximum_of_the_likelihood():
 
     for factor_r, factor_f in [(1.05, 1), (0.95, 1), (1, 1.05), (1, 0.95)]:
         assert likelihood(*best) > likelihood(best[0] * factor_r, best[1] * factor_f)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_nothing_is_read_back_from_the_device_nor_left_on_another(name):
+    # Tensors without storage: reading a value, or mixing in one of another device, fails.
+    values = torch.empty(30_000, device="meta")
+    fitted = EVERY[name].fit(*thinned(values, values), FLOOR)
+    assert all(value.device.type == "meta" and value.ndim == 0 for value in fitted)
+    assert EVERY[name].log_density(values, fitted).device.type == "meta"
+
+
+def test_the_lower_part_tells_the_static_moments_in_spite_of_movers():
+    rng = np.random.default_rng(0)
+    values = rng.normal(-1.0, 0.5, N)
+    values[: N // 5] = rng.normal(2.0, 0.3, N // 5)
+    visible = np.ones(N)
+    values[::10], visible[::10] = 100.0, 0.0
+    mean, spread = robust_static_moments(_tensor(values), _tensor(visible), torch.tensor(0.2), 0.01)
+    assert mean.item() == pytest.approx(-1.0, abs=0.03)
+    assert spread.item() == pytest.approx(0.5, rel=0.05)
 
 
 def test_the_tails_of_student_t_ignore_outliers():
