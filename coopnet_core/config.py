@@ -99,20 +99,45 @@ class ErrorModelConfig(_Model):
     smoothing: int = Field(5, ge=1, le=9, description="box on Delta, pixels (odd)")
 
 
-class LossConfig(_Model):
-    """The hybrid loss."""
+class RuleConfig(_Model):
+    """Figures of the rules that have one."""
 
-    rule: Literal["hybrid", "sum"] = Field("hybrid", description="hybrid: movers are withheld from depth and odometry")
-    apportionment: Literal["per_pixel", "relative_progress"] = Field(
+    soft_min_temperature: float = Field(0.05, gt=0, description="soft_min: softmax(-e / temperature)")
+    consensus_distance: float = Field(
+        1.0, gt=0, description="competition: static where the two warps differ by less, pixels"
+    )
+    withheld_share: float = Field(
+        0.15, gt=0, lt=1, description="threshold: share of the pixels with the largest e_r that is withheld"
+    )
+
+
+class LossConfig(_Model):
+    """The hybrid loss and the rules it is compared with."""
+
+    rule: Literal["hybrid", "hybrid_hard", "sum", "min", "soft_min", "competition", "threshold", "oracle"] = Field(
+        "hybrid",
+        description="which pixels teach which side; hybrid: movers are withheld from depth and odometry, flow learns "
+        "everywhere; the others are for comparison",
+    )
+    rules: RuleConfig = RuleConfig()
+    apportionment: Literal["per_pixel", "relative_progress", "importance", "progress"] = Field(
         "per_pixel", description="scalar weights of the two sides on top of the per-pixel rule"
     )
+    apportionment_acts_on: Literal["loss", "learning_rate"] = Field(
+        "loss", description="what the scalar weights multiply: the side's photometric term, or its learning rate"
+    )
+    progress_alpha: float = Field(1.0, gt=0, description="progress: exponent of the relative progress")
     rigid: float = Field(1.0, ge=0, description="weight of the rigid photometric term")
     flow: float = Field(1.0, ge=0, description="weight of the flow photometric term")
     disparity_smoothness: float = Field(1e-3, ge=0, description="weight of the disparity's smoothness")
     flow_smoothness: float = Field(0.1, ge=0, description="weight of the flow's second-order smoothness")
     coarse_flow: float = Field(0.5, ge=0, description="weight of the photometric error of the coarser flows")
     auto_mask: bool = Field(True, description="drop pixels that the unmoved source explains better than the rigid warp")
-    occlusion: bool = Field(True, description="drop pixels that fail the forward-backward check")
+    occlusion: Literal["none", "forward_backward", "splatting"] = Field(
+        "forward_backward",
+        description="how hidden pixels are found and dropped: not at all, by the forward-backward check of the flows, "
+        "or where the backward flow, splatted, does not reach",
+    )
     error_model: ErrorModelConfig = ErrorModelConfig()
 
 

@@ -37,6 +37,7 @@ from coopnet_core.losses.photometric import photometric_error
 _MINIMUM_SPREAD = 0.02
 _MINIMUM_LOG_SPREAD = 0.3
 _RELATIVE_ERROR = 0.1
+_SETTLING_STEPS = 20
 _EVIDENCE_LIMIT = 5.0
 """One cue alone cannot say more than this (nats) in the joint posterior."""
 _ABSENCE_LIMIT = 1.0
@@ -50,6 +51,8 @@ _INITIAL = {
     "log_static_spread": 1.0,
     "log_moving_mean": 2.0,
     "log_moving_spread": 1.0,
+    "b_r_start": 0.1,
+    "b_f_start": 0.1,
 }
 """Figures of a state that knows nothing; those not named are 0."""
 _STATIC_FIGURES = ("static_location", "static_scale", "static_shape")
@@ -66,6 +69,7 @@ class ErrorModelState:
         moving_mean, moving_spread: anchored Gaussian of Delta on moving pixels.
         log_static_mean, log_static_spread: `log_disagreement` on static pixels.
         log_moving_mean, log_moving_spread: the same, anchored, on moving pixels.
+        b_r_start, b_f_start: b_r and b_f when their averages had settled, from which progress is measured.
         open_steps: steps since the gate opened, for the ramp.
         steps: updates so far.
         static_location, static_scale, static_shape: `Parameters` of a static family other than the default, whose
@@ -82,6 +86,8 @@ class ErrorModelState:
     log_static_spread: Tensor
     log_moving_mean: Tensor
     log_moving_spread: Tensor
+    b_r_start: Tensor
+    b_f_start: Tensor
     open_steps: Tensor
     steps: Tensor
     static_location: Tensor
@@ -106,12 +112,9 @@ class ErrorModelState:
 
     @classmethod
     def from_floats(cls, values: dict[str, float], device: torch.device | str = "cpu") -> ErrorModelState:
-        """The inverse of `as_floats`; figures of families that an older checkpoint lacks start from nothing.
-
-        Raises:
-            KeyError: another figure is missing.
-        """
-        known = dict.fromkeys(_STATIC_FIGURES + _MOVING_FIGURES, 0.0) | values
+        """The inverse of `as_floats`. What an older checkpoint did not know yet starts from here."""
+        known = cls.initial().as_floats()
+        known |= {f"{side}_start": values[side] for side in ("b_r", "b_f") if side in values} | values
         return cls(**{field.name: torch.tensor(known[field.name], device=device) for field in fields(cls)})
 
     def separation(self) -> Tensor:
@@ -325,6 +328,9 @@ def _blended(state: ErrorModelState, fitted: ErrorModelState, longest: float, us
         kept = decays.get(field.name, decay)
         mixed = kept * old + (1 - kept) * new
         blended[field.name] = torch.where(usable & mixed.isfinite(), mixed, old)
+    settling = state.steps < _SETTLING_STEPS
+    blended["b_r_start"] = torch.where(settling, blended["b_r"], state.b_r_start)
+    blended["b_f_start"] = torch.where(settling, blended["b_f"], state.b_f_start)
     return ErrorModelState(**blended)
 
 

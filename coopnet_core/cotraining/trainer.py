@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,17 +32,25 @@ from torch.utils.tensorboard import SummaryWriter
 
 from coopnet_core.checkpoint import CheckpointMetadata, load_checkpoint, save_checkpoint
 from coopnet_core.config import StageConfig, TrainConfig
-from coopnet_core.cotraining.apportionment import gradient_shares, retain_gradients
 from coopnet_core.cotraining.error_model import ErrorModelState
-from coopnet_core.cotraining.step import StepOutput, step
+from coopnet_core.cotraining.instrumentation import (
+    gradient_shares,
+    retain_gradients,
+    symptoms,
+    threshold_and_temperature,
+)
+from coopnet_core.cotraining.objective import StepOutput
+from coopnet_core.cotraining.step import step
 from coopnet_core.data.augmentation import augment, to_float
 from coopnet_core.data.frames import Clip
 from coopnet_core.data.triplets import Batch, TripletSampler
 from coopnet_core.devices import half_dtype, resolve_device
 from coopnet_core.errors import CheckpointError, DivergedError, UsageError
-from coopnet_core.networks.bundle import CoopNetworks
+from coopnet_core.networks.bundle import NETWORKS, CoopNetworks
 
 _BAD_STEPS_ALLOWED = 10
+_SYMPTOM_LINES = 50
+"""Logged steps over which figures are averaged before they are taken for a symptom."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +213,8 @@ def _loop(
             throughput = (run.step - clock_step) * config.batch_size / max(now - clock, 1e-9)
             clock, clock_step = now, run.step
             writer.log(run, stage, output, rate, throughput)
+            for text in writer.new_symptoms(run.step):
+                progress.console.print(f"[yellow]Step {run.step}: {text}.[/]")
         description = f"{stage.name}  loss {float(output.loss.detach()):.4f}" if logs else None
         progress.update(task, completed=run.step, description=description)
         last = run.step == config.steps
@@ -229,16 +240,25 @@ def _optimise(
         norm = nn.utils.clip_grad_norm_(getattr(run.networks, name).parameters(), config.optimiser.gradient_clip)
         finite = finite and bool(torch.isfinite(norm))
     if finite:
+        if config.loss.apportionment_acts_on == "learning_rate":
+            _apportion_rates(run.optimiser, output)
         run.optimiser.step()
         run.error_model = output.error_model
     return output, finite
+
+
+def _apportion_rates(optimiser: torch.optim.Optimizer, output: StepOutput) -> None:
+    """Multiply each network's learning rate by the factor of its side."""
+    rigid, flow = (float(weight) for weight in output.side_weights)
+    for group in optimiser.param_groups:
+        group["lr"] *= flow if group["name"] == "flow" else rigid
 
 
 def _set_stage(run: _Run, stage: StageConfig, rate: float) -> None:
     """Give gradients and training mode to the networks of the stage alone."""
     for group in run.optimiser.param_groups:
         group["lr"] = rate
-    for name in ("depth", "pose", "flow"):
+    for name in NETWORKS:
         network: nn.Module = getattr(run.networks, name)
         learns = name in stage.train
         if network.training != learns:
@@ -270,7 +290,7 @@ def _validate(
                 sums[name] = sums.get(name, 0.0) + float(value)
             count += 1
     terms = {name: value / count for name, value in sums.items()}
-    score = sum(terms[name] for name in ("rigid_photometric", "flow_photometric") if name in terms)
+    score = sum(terms[name] for name in ("rigid_photometric", "e_f") if name in terms)
     # Only the last kind of stage trains all that counts: a better score of an earlier one is not comparable.
     if stage.name != run.stage_of_best or score < run.best:
         run.best, run.stage_of_best = score, stage.name
@@ -279,8 +299,8 @@ def _validate(
 
 
 def replace_stage(stage: StageConfig) -> StageConfig:
-    """The stage as it is validated: full resolution, all sources, no gradient wanted."""
-    return stage.model_copy(update={"loss_factor": 1, "sources": 99})
+    """The stage as it is validated: full resolution, all sources, nothing that only teaches."""
+    return stage.model_copy(update={"loss_factor": 1, "sources": 99, "matches": 0.0})
 
 
 def _start(config: TrainConfig, clips: Sequence[Clip], init: Path | None, device: torch.device) -> _Run:
@@ -296,7 +316,8 @@ def _start(config: TrainConfig, clips: Sequence[Clip], init: Path | None, device
         networks.load_state_dict(checkpoint.networks.state_dict())
         error_model, earlier = checkpoint.error_model.to(device), checkpoint.metadata.step
     networks.to(device)
-    optimiser = torch.optim.Adam(networks.parameters(), lr=config.optimiser.learning_rate, fused=True)
+    groups = [{"params": list(getattr(networks, name).parameters()), "name": name} for name in NETWORKS]
+    optimiser = torch.optim.Adam(groups, lr=config.optimiser.learning_rate, fused=True)
     generator = torch.Generator().manual_seed(config.seed)
     return _Run(
         networks,
@@ -348,19 +369,39 @@ class _Writer:
         (output / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         self._metrics: TextIO = (output / "metrics.jsonl").open("a" if resume else "w")
         self._tensorboard = SummaryWriter(str(output / "tensorboard"))
+        self._recent: deque[dict[str, float]] = deque(maxlen=_SYMPTOM_LINES)
+        self._said: set[str] = set()
 
     def log(self, run: _Run, stage: StageConfig, output: StepOutput, rate: float, throughput: float) -> None:
         """One line of training figures."""
         values = {"loss": float(output.loss.detach())} | {name: float(value) for name, value in output.terms.items()}
         if output.rigid_coordinates is not None:
             state = output.error_model.as_floats()
+            tau, temperature = threshold_and_temperature(output.error_model, self._config.loss.error_model)
             gates = {
                 "separation": float(output.error_model.separation()),
                 "log_separation": float(output.error_model.log_separation()),
+                "tau": tau,
+                "temperature": temperature,
             }
             values |= state | gates
         values |= gradient_shares(output) | {"lr": rate, "triplets_per_s": throughput}
+        self._recent.append(values)
         self._write({"step": run.step, "stage": stage.name, "validation": False} | values)
+
+    def new_symptoms(self, step_index: int) -> list[str]:
+        """What the last logged steps say has gone wrong and had not been said yet; kept in warnings.txt as well."""
+        if len(self._recent) < _SYMPTOM_LINES or any("e_r" not in values for values in self._recent):
+            return []
+        names = ("e_r", "e_identity", "depth_spread", "moving_share")
+        means = {name: sum(values[name] for values in self._recent) / len(self._recent) for name in names}
+        found = symptoms(means, self._config.loss.error_model.maximum_pi)
+        new = {kind: text for kind, text in found.items() if kind not in self._said}
+        self._said |= set(new)
+        if new:
+            with (self._output / "warnings.txt").open("a") as file:
+                file.writelines(f"step {step_index}: {text}\n" for text in new.values())
+        return list(new.values())
 
     def log_validation(self, run: _Run, stage: StageConfig, terms: dict[str, float]) -> None:
         """One line of validation figures."""
@@ -385,7 +426,10 @@ class _Writer:
         self._tensorboard.close()
 
     def _write(self, line: dict[str, Any]) -> None:
-        rounded = {k: (round(v, 7) if isinstance(v, float) else v) for k, v in line.items()}
+        # JSON knows no NaN.
+        rounded = {
+            k: ((round(v, 7) if math.isfinite(v) else None) if isinstance(v, float) else v) for k, v in line.items()
+        }
         self._metrics.write(json.dumps(rounded) + "\n")
         self._metrics.flush()
         prefix = "validation" if line["validation"] else "train"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 
 def to_float(batch: Batch) -> Batch:
     """uint8 images to float32 in [0, 1]."""
-    return Batch(batch.target.float() / 255, batch.sources.float() / 255, batch.camera_matrix)
+    return replace(batch, target=batch.target.float() / 255, sources=batch.sources.float() / 255)
 
 
 def augment(batch: Batch, config: AugmentationConfig, generator: torch.Generator) -> Batch:
@@ -24,10 +26,14 @@ def augment(batch: Batch, config: AugmentationConfig, generator: torch.Generator
     frames = torch.cat([batch.target[:, None], batch.sources], dim=1)
     rows = len(frames)
     flips = torch.rand(rows, generator=generator) < config.flip
-    frames = torch.where(flips.to(frames.device).view(-1, 1, 1, 1, 1), frames.flip(-1), frames)
-    matrix = _flip_matrix(batch.camera_matrix, flips.to(frames.device), frames.shape[-1])
+    flips = flips.to(frames.device)
+    frames = torch.where(flips.view(-1, 1, 1, 1, 1), frames.flip(-1), frames)
+    matrix = _flip_matrix(batch.camera_matrix, flips, frames.shape[-1])
+    moving = batch.moving
+    if moving is not None:
+        moving = torch.where(flips.view(-1, 1, 1, 1), moving.flip(-1), moving)
     frames = _recolour(frames, config, generator)
-    return Batch(frames[:, 0], frames[:, 1:], matrix)
+    return Batch(frames[:, 0], frames[:, 1:], matrix, moving)
 
 
 def _flip_matrix(matrix: Tensor, flips: Tensor, width: int) -> Tensor:

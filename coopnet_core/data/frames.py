@@ -35,12 +35,15 @@ class Clip:
         images: (N, H, W, 3) uint8, RGB.
         stamps_ns: (N,) int64.
         camera: the camera at this size.
+        moving: (N, H, W) bool, the true moving mask, where it is known (rendered scenes). Training without labels
+            never looks at it; the rule `oracle` of experiments does.
     """
 
     name: str
     images: np.ndarray
     stamps_ns: np.ndarray
     camera: Camera
+    moving: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)

@@ -98,7 +98,8 @@ def render_clip(config: SceneConfig) -> RenderedClip:
         flow, occluded = renderer.towards(shot, shots[index + 1] if index + 1 < len(shots) else None)
         flows.append(flow)
         occlusions.append(occluded)
-    clip = Clip(f"rendered seed {config.seed}", images, stamps, config.camera)
+    moving = np.stack([truth.moving for truth in truths])
+    clip = Clip(f"rendered seed {config.seed}", images, stamps, config.camera, moving)
     return RenderedClip(clip, tuple(truths), tuple(flows), tuple(occlusions), tuple(shot.kind for shot in shots))
 
 

@@ -21,19 +21,21 @@ class Batch:
         target: (B, 3, H, W) float32 in [0, 1], or uint8 before augmentation.
         sources: (B, S, 3, H, W), likewise.
         camera_matrix: (B, 3, 3) float32 of all frames of a row.
+        moving: (B, 1, H, W) bool, the true moving mask of the targets, where every clip has one.
     """
 
     target: Tensor
     sources: Tensor
     camera_matrix: Tensor
+    moving: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self.tensors()))
+        return Batch(*(None if tensor is None else tensor.to(device, non_blocking=True) for tensor in self.tensors()))
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """All fields."""
-        return self.target, self.sources, self.camera_matrix
+        return self.target, self.sources, self.camera_matrix, self.moving
 
 
 class TripletSampler:
@@ -48,6 +50,7 @@ class TripletSampler:
         self._clips = list(clips)
         self._offsets = tuple(offsets)
         self._batch_size = batch_size
+        self._masked = all(clip.moving is not None for clip in self._clips)
         first, last = min(0, *self._offsets), max(0, *self._offsets)
         self._targets = np.array(
             [(c, k) for c, clip in enumerate(self._clips) for k in range(-first, len(clip) - last)], dtype=np.int64
@@ -104,14 +107,17 @@ class TripletSampler:
         return tuple(self._rng.choice(self._offsets, size=sources, replace=False))
 
     def _assemble(self, rows: Sequence[np.ndarray], offsets: Sequence[tuple[int, ...]]) -> Batch:
-        targets, sources, matrices = [], [], []
+        targets, sources, matrices, masks = [], [], [], []
         for (c, k), chosen in zip(rows, offsets, strict=True):
             clip = self._clips[c]
             targets.append(clip.images[k])
             sources.append(np.stack([clip.images[k + offset] for offset in chosen]))
             matrices.append(clip.camera.matrix)
+            if self._masked:
+                masks.append(clip.moving[k])
         return Batch(
             torch.from_numpy(np.stack(targets)).permute(0, 3, 1, 2),
             torch.from_numpy(np.stack(sources)).permute(0, 1, 4, 2, 3),
             torch.from_numpy(np.stack(matrices)).float(),
+            torch.from_numpy(np.stack(masks))[:, None] if self._masked else None,
         )

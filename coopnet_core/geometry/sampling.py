@@ -11,10 +11,13 @@ def sample(image: Tensor, coordinates: Tensor) -> Tensor:
     """Bilinear samples of `image` (B, C, H, W) at pixel `coordinates` (B, 2, h, w); the border is repeated outside.
 
     Pixel x sits at (2 x + 1) / W - 1, which is what `align_corners=False` means: the identity grid returns the image.
+    A coordinate of NaN is sampled at 0, without a gradient: on the CPU, the backward pass of torch's grid_sample writes
+    outside its memory there, and a run that diverges would end in a segmentation fault instead of a message.
     """
     height, width = image.shape[-2:]
-    scale = torch.tensor([2.0 / width, 2.0 / height], device=image.device).view(1, 2, 1, 1)
-    grid = (coordinates + 0.5) * scale - 1
+    dtype = torch.promote_types(coordinates.dtype, torch.float32)
+    scale = torch.tensor([2.0 / width, 2.0 / height], dtype=dtype, device=image.device).view(1, 2, 1, 1)
+    grid = (coordinates.nan_to_num() + 0.5) * scale - 1
     return F.grid_sample(image, grid.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
 
 

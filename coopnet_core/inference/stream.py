@@ -18,12 +18,12 @@ from coopnet_core.data.prepare import STILL_THRESHOLD, choose_size, fit_frame, t
 from coopnet_core.devices import half_dtype, resolve_device
 from coopnet_core.errors import UsageError
 from coopnet_core.geometry.camera import Camera
-from coopnet_core.geometry.projection import Warp, flow_warp, pixel_grid, rigid_warp
+from coopnet_core.geometry.projection import Warp, flow_warp, pixel_grid, rigid_warp, scaled_matrix
 from coopnet_core.geometry.refinement import refine_motion
 from coopnet_core.geometry.sampling import resize, resize_flow, sample
 from coopnet_core.inference.prediction import ALL_OUTPUTS, DEPTH, FLOW, MASK, MOTION, Prediction
 from coopnet_core.losses.visibility import forward_backward_visible
-from coopnet_core.networks.bundle import SIZE_MULTIPLE, normalise, scaled_matrix
+from coopnet_core.networks.bundle import SIZE_MULTIPLE, normalise
 from coopnet_core.networks.flow import FINEST_STRIDE
 
 

@@ -1,10 +1,12 @@
-"""The shared photometric error of both reconstructions. Always float32: in half precision the variance term cancels."""
+"""The shared photometric error of both reconstructions, never below float32: else the variance term cancels."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from coopnet_core.losses.precision import full_precision
 
 _C1, _C2 = 0.01**2, 0.03**2
 SSIM_WEIGHT = 0.85
@@ -14,7 +16,7 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     """Structural similarity over a 3x3 box with reflection padding (Wang et al. 2004; box as in Godard et al. 2017).
 
     Args:
-        first, second: (B, C, H, W) float32 in [0, 1].
+        first, second: (B, C, H, W) float32 or float64 in [0, 1]; a pixel that is not finite spoils its neighbours too.
 
     Returns:
         (B, C, H, W) in [-1, 1], 1 where the neighbourhoods are equal.
@@ -34,13 +36,13 @@ def photometric_error(target: Tensor, reconstruction: Tensor) -> Tensor:
     """E = 0.85 clip((1 - SSIM)/2, 0, 1) + 0.15 |I - I^|, both averaged over the channels.
 
     Args:
-        target, reconstruction: (B, C, H, W) in [0, 1]; converted to float32.
+        target, reconstruction: (B, C, H, W) in [0, 1]; half precision is converted to float32.
 
     Returns:
-        (B, 1, H, W) float32.
+        (B, 1, H, W) float32; float64 of float64.
     """
     with torch.autocast(target.device.type, enabled=False):
-        target, reconstruction = target.float(), reconstruction.float()
+        target, reconstruction = full_precision(target), full_precision(reconstruction)
         dissimilarity = ((1 - ssim(target, reconstruction)) / 2).clamp(0, 1).mean(1, keepdim=True)
         difference = (target - reconstruction).abs().mean(1, keepdim=True)
         return SSIM_WEIGHT * dissimilarity + (1 - SSIM_WEIGHT) * difference

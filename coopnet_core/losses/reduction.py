@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -9,8 +10,10 @@ def masked_mean(values: Tensor, weights: Tensor) -> Tensor:
     """sum(values * weights) / sum(weights); 0, with zero gradient, when no weight is left (no host synchronisation).
 
     Args:
-        values: any shape, finite wherever the weight is zero too.
-        weights: broadcastable to `values`, >= 0 (bool allowed).
+        values: any shape. Where the weight is zero they may be anything, NaN too, and get a gradient of exactly zero;
+            but an earlier operation whose derivative is not finite there makes NaN of that zero: mask its input too.
+        weights: broadcastable to `values`, finite, >= 0 (bool allowed).
     """
     weights = weights.to(values.dtype).expand_as(values)
-    return (values * weights).sum() / weights.sum().clamp(min=1e-6)
+    counted = torch.where(weights > 0, values, torch.zeros_like(values))
+    return (counted * weights).sum() / weights.sum().clamp(min=1e-6)

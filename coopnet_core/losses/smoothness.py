@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from coopnet_core.geometry.sampling import resize
+from coopnet_core.losses.precision import full_precision
 
 _EDGE_SHARPNESS_FLOW = 10.0
 
@@ -28,7 +29,7 @@ def disparity_smoothness(disparity: Tensor, image: Tensor) -> Tensor:
     Returns:
         A scalar.
     """
-    disparity = disparity.float()
+    disparity = full_precision(disparity)
     image = resize(image, *disparity.shape[-2:])
     normalised = disparity / (disparity.mean((2, 3), keepdim=True) + 1e-7)
     weight_x = torch.exp(-_gradient_x(image).abs().mean(1, keepdim=True))
@@ -48,7 +49,7 @@ def flow_smoothness(flow: Tensor, image: Tensor) -> Tensor:
     Returns:
         A scalar.
     """
-    flow = flow.float()
+    flow = full_precision(flow)
     image = resize(image, *flow.shape[-2:])
     total = flow.new_zeros(())
     for gradient, crop in ((_gradient_x, (..., slice(1, None))), (_gradient_y, (..., slice(1, None), slice(None)))):

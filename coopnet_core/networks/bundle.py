@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from coopnet_core.config import NetworksConfig
-from coopnet_core.geometry.projection import rays
+from coopnet_core.geometry.projection import rays, scaled_matrix
 from coopnet_core.geometry.sampling import resize
 from coopnet_core.geometry.se3 import transform_from_vector
 from coopnet_core.networks.depth import DepthNetwork, depth_from_disparity
@@ -14,6 +14,7 @@ from coopnet_core.networks.flow import FINEST_STRIDE, FlowNetwork
 from coopnet_core.networks.pose import FlowPoseNetwork, ImagePoseNetwork
 
 SIZE_MULTIPLE = 32
+NETWORKS = ("depth", "pose", "flow")
 MEAN, STD = 0.45, 0.225
 """Normalisation of images in [0, 1], the same for all channels."""
 
@@ -58,11 +59,3 @@ class CoopNetworks(nn.Module):
 def normalise(images: Tensor) -> Tensor:
     """Images in [0, 1] to zero mean and unit spread."""
     return (images - MEAN) / STD
-
-
-def scaled_matrix(camera_matrix: Tensor, scale: float) -> Tensor:
-    """K (B, 3, 3) of the image resized by `scale`: c' = (c + 0.5) s - 0.5."""
-    scaled = camera_matrix.clone()
-    scaled[:, :2, :2] *= scale
-    scaled[:, :2, 2] = (scaled[:, :2, 2] + 0.5) * scale - 0.5
-    return scaled

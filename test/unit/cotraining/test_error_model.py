@@ -185,13 +185,6 @@ def test_the_shipped_weights_load():
     assert posterior(evidence, checkpoint.error_model, config).isfinite().all()
 
 
-def test_a_state_that_lacks_another_figure_is_refused():
-    values = ErrorModelState.initial().as_floats()
-    del values["b_r"]
-    with pytest.raises(KeyError):
-        ErrorModelState.from_floats(values)
-
-
 def test_a_family_new_to_an_old_state_counts_from_its_first_fit():
     evidence, anchor, _ = _sample()
     old = replace(ErrorModelState.initial(), steps=torch.tensor(1000.0))

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from coopnet_core.config import LossConfig, StageConfig, load_config
-from coopnet_core.cotraining.apportionment import gradient_shares, retain_gradients
+from coopnet_core.cotraining.apportionment import APPORTIONMENTS
 from coopnet_core.cotraining.error_model import ErrorModelState
+from coopnet_core.cotraining.instrumentation import gradient_shares, retain_gradients
+from coopnet_core.cotraining.rules import RULES
 from coopnet_core.cotraining.step import step
 from coopnet_core.data.triplets import Batch
 from coopnet_core.networks.bundle import CoopNetworks
@@ -72,10 +76,11 @@ def test_the_mask_and_the_model_get_no_gradient(networks):
 
 def test_rows_do_not_influence_each_other_through_the_photometric_terms(networks):
     networks.eval()
-    loss = LossConfig(rule="sum", auto_mask=False, occlusion=False, flow_smoothness=0, disparity_smoothness=0)
+    loss = LossConfig(rule="sum", auto_mask=False, occlusion="none", flow_smoothness=0, disparity_smoothness=0)
     both = _run(networks, _batch(2), loss=loss).terms["flow_photometric"]
-    first = Batch(*(tensor[:1] for tensor in _batch(2).tensors()))
-    second = Batch(*(tensor[1:] for tensor in _batch(2).tensors()))
+    batch = _batch(2)
+    first = Batch(batch.target[:1], batch.sources[:1], batch.camera_matrix[:1])
+    second = Batch(batch.target[1:], batch.sources[1:], batch.camera_matrix[1:])
     parts = [_run(networks, part, loss=loss).terms["flow_photometric"] for part in (first, second)]
     assert both.item() == pytest.approx(float(sum(parts)) / 2, rel=0.02)
 
@@ -133,3 +138,45 @@ def test_half_precision_stays_close(networks):
     full = _run(networks, _batch())
     half = step(networks, _batch(), ErrorModelState.initial(), CONFIG.loss, TOGETHER, torch.bfloat16)
     assert half.loss.item() == pytest.approx(full.loss.item(), rel=0.02)
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("apportionment", sorted(APPORTIONMENTS))
+def test_every_combination_of_rules_is_finite_and_teaches(networks, rule, apportionment):
+    batch = _batch(1, 1)
+    batch = replace(batch, moving=torch.zeros(1, 1, 64, 96, dtype=torch.bool))
+    output = _run(networks, batch, loss=CONFIG.loss.model_copy(update={"rule": rule, "apportionment": apportionment}))
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in networks.parameters())
+
+
+def test_a_divided_mean_is_the_mean_of_minima(networks):
+    loss = CONFIG.loss.model_copy(update={"rule": "min", "auto_mask": False, "occlusion": "none"})
+    output = _run(networks.eval(), _batch(1, 1), StageConfig(name="together", share=1, posterior="off"), loss)
+    terms, divided = output.terms, output.terms["pixel_share_depth"] + output.terms["pixel_share_flow"]
+    assert 0.5 < divided <= 1.0
+    assert (terms["rigid_photometric"] + terms["flow_photometric"]) <= torch.minimum(terms["e_r"], terms["e_f"]) + 0.02
+
+
+def test_the_oracle_withholds_the_true_movers(networks):
+    moving = torch.zeros(1, 1, 64, 96, dtype=torch.bool)
+    moving[..., 20:40] = True
+    output = _run(
+        networks, replace(_batch(1, 2), moving=moving), loss=CONFIG.loss.model_copy(update={"rule": "oracle"})
+    )
+    assert torch.equal(output.gamma, moving.float().expand(2, -1, -1, -1))
+
+
+def test_apportionment_of_learning_rates_leaves_the_loss_alone(networks):
+    networks.eval()
+    state = replace(ErrorModelState.initial(), b_r=torch.tensor(0.3), b_f=torch.tensor(0.02), steps=torch.tensor(1e6))
+    totals = []
+    for acts_on, rule in (("learning_rate", "relative_progress"), ("loss", "per_pixel"), ("loss", "relative_progress")):
+        loss = CONFIG.loss.model_copy(update={"apportionment": rule, "apportionment_acts_on": acts_on})
+        torch.manual_seed(0)
+        output = step(networks, _batch(), state, loss, TOGETHER)
+        totals.append(output.loss.item())
+    assert totals[0] == pytest.approx(totals[1])
+    assert totals[2] != pytest.approx(totals[1], rel=1e-3)
+    assert float(output.side_weights[1]) > float(output.side_weights[0])

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from coopnet_core.geometry.camera import Camera
-from coopnet_core.geometry.projection import flow_warp, inside, pixel_grid, rays, rigid_warp
+from coopnet_core.geometry.projection import flow_warp, inside, pixel_grid, rays, rigid_warp, scaled_matrix
 from coopnet_core.geometry.sampling import resize_flow, sample
-from coopnet_core.networks.bundle import scaled_matrix
 
 CAMERA = Camera(40, 30, 35.0, 36.0, 19.0, 14.0)
 MATRIX = torch.from_numpy(CAMERA.matrix).float()[None]

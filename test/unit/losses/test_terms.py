@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,16 @@ def test_masked_mean_and_an_empty_mask():
     empty.backward()
     assert empty.item() == 0.0
     assert values.grad.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_masked_mean_equals_a_loop():
+    rng = np.random.default_rng(0)
+    values, weights = rng.normal(size=(2, 3, 4, 5)), rng.random((2, 1, 4, 5)) * (rng.random((2, 1, 4, 5)) > 0.4)
+    total, weight = 0.0, 0.0
+    for b, c, y, x in np.ndindex(values.shape):
+        total, weight = total + values[b, c, y, x] * weights[b, 0, y, x], weight + weights[b, 0, y, x]
+    ours = masked_mean(torch.from_numpy(values), torch.from_numpy(weights)).item()
+    assert ours == pytest.approx(total / weight)
 
 
 def test_shrinking_the_disparity_gains_nothing():
