@@ -74,6 +74,14 @@ class ErrorModelConfig(_Model):
     cue: Literal["photometric", "correspondence", "joint"] = Field(
         "joint", description="what tells movers: Delta, the disagreement |F - F_rigid| of the two warps, or both"
     )
+    static_family: Literal["asymmetric_laplace", "asymmetric_laplace_free", "laplace", "student_t"] = Field(
+        "asymmetric_laplace",
+        description="density of Delta on static pixels: mode 0 in closed form, free mode, symmetric, or heavy tails",
+    )
+    moving_family: Literal["gaussian", "student_t", "exponential"] = Field(
+        "gaussian",
+        description="density of Delta on moving pixels, anchored: a bump, one with heavy tails, or a one-sided tail",
+    )
     decay: float = Field(0.98, ge=0, lt=1, description="decay of the moving averages of the fitted figures")
     em_steps: int = Field(2, ge=1, le=10, description="EM steps per iteration")
     minimum_b: float = Field(2e-3, gt=0, description="floor of the static scales b_r and b_f")

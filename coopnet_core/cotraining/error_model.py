@@ -5,14 +5,14 @@ threshold are not known to us; docs/method.md):
 
 * Delta = e_r - e_f cancels the residual that no warp can remove. Static pixels: asymmetric Laplace with scales b_r and
   b_f, in closed form. Moving pixels: a Gaussian *anchored* in each batch, i.e. measured from the source displaced by a
-  large random offset instead of fitted, which keeps EM from collapsing.
+  large random offset instead of fitted, which keeps EM from collapsing. Other families (`cotraining/families.py`) can
+  be chosen for both.
 * The disagreement |F - F_rigid| of the two warps, relative and in logarithms: Gaussian for static pixels, and for
   moving pixels a Gaussian anchored by rolling the rigid flow across the image.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -20,18 +20,43 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coopnet_core.config import ErrorModelConfig
+from coopnet_core.cotraining.families import (
+    MOVING,
+    STATIC,
+    Parameters,
+    asymmetric_laplace_log_density,
+    fit_asymmetric_laplace,
+    gaussian_log_density,
+    robust_static_moments,
+    thinned,
+    weighted_moments,
+)
 from coopnet_core.geometry.sampling import resize
 from coopnet_core.losses.photometric import photometric_error
 
 _MINIMUM_SPREAD = 0.02
 _MINIMUM_LOG_SPREAD = 0.3
 _RELATIVE_ERROR = 0.1
-_QUANTILE_SAMPLES = 16384
 _SETTLING_STEPS = 20
 _EVIDENCE_LIMIT = 5.0
 """One cue alone cannot say more than this (nats) in the joint posterior."""
 _ABSENCE_LIMIT = 1.0
 """Delta near 0 says little against motion: a mover without texture has it too."""
+_INITIAL = {
+    "b_r": 0.1,
+    "b_f": 0.1,
+    "pi": 0.1,
+    "moving_mean": 0.3,
+    "moving_spread": 0.1,
+    "log_static_spread": 1.0,
+    "log_moving_mean": 2.0,
+    "log_moving_spread": 1.0,
+    "b_r_start": 0.1,
+    "b_f_start": 0.1,
+}
+"""Figures of a state that knows nothing; those not named are 0."""
+_STATIC_FIGURES = ("static_location", "static_scale", "static_shape")
+_MOVING_FIGURES = ("moving_location", "moving_scale", "moving_shape")
 
 
 @dataclass(frozen=True)
@@ -47,6 +72,9 @@ class ErrorModelState:
         b_r_start, b_f_start: b_r and b_f when their averages had settled, from which progress is measured.
         open_steps: steps since the gate opened, for the ramp.
         steps: updates so far.
+        static_location, static_scale, static_shape: `Parameters` of a static family other than the default, whose
+            figures are b_r and b_f; a scale of 0 says that none has been fitted yet.
+        moving_location, moving_scale, moving_shape: likewise, of a moving family other than the anchored Gaussian.
     """
 
     b_r: Tensor
@@ -62,26 +90,17 @@ class ErrorModelState:
     b_f_start: Tensor
     open_steps: Tensor
     steps: Tensor
+    static_location: Tensor
+    static_scale: Tensor
+    static_shape: Tensor
+    moving_location: Tensor
+    moving_scale: Tensor
+    moving_shape: Tensor
 
     @classmethod
     def initial(cls, device: torch.device | str = "cpu") -> ErrorModelState:
         """A state that knows nothing: the first update replaces it."""
-        values = {
-            "b_r": 0.1,
-            "b_f": 0.1,
-            "pi": 0.1,
-            "moving_mean": 0.3,
-            "moving_spread": 0.1,
-            "log_static_mean": 0.0,
-            "log_static_spread": 1.0,
-            "log_moving_mean": 2.0,
-            "log_moving_spread": 1.0,
-            "b_r_start": 0.1,
-            "b_f_start": 0.1,
-            "open_steps": 0.0,
-            "steps": 0.0,
-        }
-        return cls(**{name: torch.tensor(value, device=device) for name, value in values.items()})
+        return cls(**{f.name: torch.tensor(_INITIAL.get(f.name, 0.0), device=device) for f in fields(cls)})
 
     def to(self, device: torch.device | str) -> ErrorModelState:
         """The same state on a device."""
@@ -169,56 +188,28 @@ def smoothed(difference: Tensor, window: int, size: tuple[int, int]) -> Tensor:
     return resize(averaged, *size)
 
 
-def asymmetric_laplace_log_density(delta: Tensor, b_r: Tensor, b_f: Tensor) -> Tensor:
-    """Log p_S(D): exp(-D/b_r)/(b_r+b_f) for D >= 0, exp(D/b_f)/(b_r+b_f) for D < 0."""
-    return -torch.where(delta >= 0, delta / b_r, -delta / b_f) - (b_r + b_f).log()
+def static_log_density(delta: Tensor, state: ErrorModelState, config: ErrorModelConfig) -> Tensor:
+    """Log p(Delta | static); the closed-form asymmetric Laplace until another family has been fitted."""
+    closed = Parameters(torch.zeros_like(state.b_r), state.b_r, state.b_f)
+    default = asymmetric_laplace_log_density(delta, closed)
+    if config.static_family == "asymmetric_laplace":
+        return default
+    parameters = Parameters(*(getattr(state, name) for name in _STATIC_FIGURES))
+    return torch.where(parameters.scale > 0, STATIC[config.static_family].log_density(delta, parameters), default)
 
 
-def gaussian_log_density(values: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
-    """Log N(values; mean, spread)."""
-    return -0.5 * ((values - mean) / spread).square() - spread.log() - 0.5 * math.log(2 * math.pi)
-
-
-def fit_asymmetric_laplace(delta: Tensor, weights: Tensor, minimum: float) -> tuple[Tensor, Tensor]:
-    """Weighted maximum likelihood: b_r = S+ + sqrt(S+ S-), b_f = S- + sqrt(S+ S-), floored."""
-    total = weights.sum().clamp(min=1e-6)
-    positive = (weights * delta.clamp(min=0)).sum() / total
-    negative = (weights * (-delta).clamp(min=0)).sum() / total
-    cross = (positive * negative).sqrt()
-    return (positive + cross).clamp(min=minimum), (negative + cross).clamp(min=minimum)
-
-
-def weighted_moments(values: Tensor, weights: Tensor, minimum_spread: float) -> tuple[Tensor, Tensor]:
-    """Weighted mean and standard deviation, the latter floored."""
-    total = weights.sum().clamp(min=1e-6)
-    mean = (weights * values).sum() / total
-    variance = (weights * (values - mean).square()).sum() / total
-    return mean, variance.sqrt().clamp(min=minimum_spread)
-
-
-def robust_static_moments(values: Tensor, visible: Tensor, pi: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and spread of the static part of `values`, when a share `pi` of them are movers, which lie above it.
-
-    Quantiles of the lower part instead of moments: a Gaussian fitted by moments grows until it swallows the movers.
-
-    Args:
-        values: (B, 1, H, W).
-        visible: (B, 1, H, W), 0 where a value does not count.
-        pi: scalar.
-    """
-    flat = torch.where(visible > 0, values, torch.nan).flatten()
-    thinned = flat[:: max(1, flat.numel() // _QUANTILE_SAMPLES)]
-    pi = pi.nan_to_num(0.0)
-    levels = torch.stack([0.5 * (1 - pi), 0.1587 * (1 - pi)]).to(thinned.dtype)
-    middle, low = torch.nanquantile(thinned, levels)
-    return middle, (middle - low).clamp(min=_MINIMUM_LOG_SPREAD)
+def moving_log_density(delta: Tensor, state: ErrorModelState, config: ErrorModelConfig) -> Tensor:
+    """Log p(Delta | moving); the anchored Gaussian until another family has been fitted."""
+    default = gaussian_log_density(delta, state.moving_mean, state.moving_spread)
+    if config.moving_family == "gaussian":
+        return default
+    parameters = Parameters(*(getattr(state, name) for name in _MOVING_FIGURES))
+    return torch.where(parameters.scale > 0, MOVING[config.moving_family].log_density(delta, parameters), default)
 
 
 def log_likelihood_ratio(evidence: Evidence, state: ErrorModelState, config: ErrorModelConfig) -> Tensor:
     """Log p(evidence | moving) - log p(evidence | static), (B, 1, H, W); a cue whose gate is shut says nothing."""
-    photometric = gaussian_log_density(
-        evidence.delta, state.moving_mean, state.moving_spread
-    ) - asymmetric_laplace_log_density(evidence.delta, state.b_r, state.b_f)
+    photometric = moving_log_density(evidence.delta, state, config) - static_log_density(evidence.delta, state, config)
     correspondence = gaussian_log_density(
         evidence.log_disagreement.clamp(max=state.log_moving_mean), state.log_moving_mean, state.log_moving_spread
     ) - gaussian_log_density(
@@ -269,7 +260,7 @@ def posterior(evidence: Evidence, state: ErrorModelState, config: ErrorModelConf
 
 @torch.no_grad()
 def update(state: ErrorModelState, evidence: Evidence, anchor: Anchor, config: ErrorModelConfig) -> ErrorModelState:
-    """EM steps on one batch, blended into the moving averages. A batch without visible pixels changes nothing."""
+    """EM steps on one batch, blended into the moving averages. A batch without usable pixels changes nothing."""
     visible = evidence.visible
     count = visible.sum().clamp(min=1e-6)
     moving_mean, moving_spread = weighted_moments(anchor.delta, visible, _MINIMUM_SPREAD)
@@ -280,13 +271,14 @@ def update(state: ErrorModelState, evidence: Evidence, anchor: Anchor, config: E
         moving_spread=moving_spread,
         log_moving_mean=log_mean,
         log_moving_spread=log_spread,
+        **_moving_figures(anchor.delta, visible, config),
     )
     for _ in range(config.em_steps):
         gamma = posterior(evidence, fitted, config)
         static = (1 - gamma) * visible
         b_r, b_f = fit_asymmetric_laplace(evidence.delta, static, config.minimum_b)
         pi = (gamma.sum() / count).clamp(config.minimum_pi, config.maximum_pi)
-        static_mean, static_spread = robust_static_moments(evidence.log_disagreement, visible, pi)
+        static_mean, static_spread = robust_static_moments(evidence.log_disagreement, visible, pi, _MINIMUM_LOG_SPREAD)
         fitted = replace(
             fitted,
             b_r=b_r,
@@ -294,26 +286,52 @@ def update(state: ErrorModelState, evidence: Evidence, anchor: Anchor, config: E
             pi=pi,
             log_static_mean=static_mean,
             log_static_spread=static_spread,
+            **_static_figures(evidence.delta, static, config),
         )
-    # Early averages forget faster, so that the first batches count as much as they should.
-    decay = torch.minimum(torch.full_like(state.steps, config.decay), (1 + state.steps) / (10 + state.steps))
-    decay = torch.where(state.steps == 0, torch.zeros_like(decay), decay)
-    usable = visible.sum() > 0
-    blended = {}
-    for field in fields(state):
-        old, new = getattr(state, field.name), getattr(fitted, field.name)
-        mixed = decay * old + (1 - decay) * new
-        blended[field.name] = torch.where(usable & mixed.isfinite(), mixed, old)
-    settling = state.steps < _SETTLING_STEPS
-    blended["b_r_start"] = torch.where(settling, blended["b_r"], state.b_r_start)
-    blended["b_f_start"] = torch.where(settling, blended["b_f"], state.b_f_start)
-    result = ErrorModelState(**blended)
+    usable = ((visible > 0) & evidence.delta.isfinite()).any()
+    result = _blended(state, fitted, config.decay, usable)
     is_open = gate_is_open(result, config)
     return replace(
         result,
         open_steps=torch.where(is_open, state.open_steps + 1, torch.zeros_like(state.open_steps)),
         steps=state.steps + 1,
     )
+
+
+def _static_figures(delta: Tensor, weights: Tensor, config: ErrorModelConfig) -> dict[str, Tensor]:
+    """The figures of the chosen static family by name; none for the default, which has b_r and b_f."""
+    if config.static_family == "asymmetric_laplace":
+        return {}
+    fitted = STATIC[config.static_family].fit(*thinned(delta, weights), config.minimum_b)
+    return dict(zip(_STATIC_FIGURES, fitted, strict=True))
+
+
+def _moving_figures(delta: Tensor, weights: Tensor, config: ErrorModelConfig) -> dict[str, Tensor]:
+    """The figures of the chosen moving family, fitted to the anchor; none for the default, which has the moments."""
+    if config.moving_family == "gaussian":
+        return {}
+    fitted = MOVING[config.moving_family].fit(*thinned(delta, weights), _MINIMUM_SPREAD)
+    return dict(zip(_MOVING_FIGURES, fitted, strict=True))
+
+
+def _blended(state: ErrorModelState, fitted: ErrorModelState, longest: float, usable: Tensor) -> ErrorModelState:
+    """The moving averages with a decay of at most `longest`; not `usable` (scalar bool): the state as it was."""
+    # Early averages forget faster, so that the first batches count as much as they should.
+    decay = torch.minimum(torch.full_like(state.steps, longest), (1 + state.steps) / (10 + state.steps))
+    decay = torch.where(state.steps == 0, torch.zeros_like(decay), decay)
+    # A family that this state has not seen starts from its first fit, not from an average with nothing.
+    decays = dict.fromkeys(_STATIC_FIGURES, decay * (state.static_scale > 0))
+    decays |= dict.fromkeys(_MOVING_FIGURES, decay * (state.moving_scale > 0))
+    blended = {}
+    for field in fields(state):
+        old, new = getattr(state, field.name), getattr(fitted, field.name)
+        kept = decays.get(field.name, decay)
+        mixed = kept * old + (1 - kept) * new
+        blended[field.name] = torch.where(usable & mixed.isfinite(), mixed, old)
+    settling = state.steps < _SETTLING_STEPS
+    blended["b_r_start"] = torch.where(settling, blended["b_r"], state.b_r_start)
+    blended["b_f_start"] = torch.where(settling, blended["b_f"], state.b_f_start)
+    return ErrorModelState(**blended)
 
 
 @torch.no_grad()

@@ -1,14 +1,16 @@
+from dataclasses import replace
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
+from coopnet_core.checkpoint import load_checkpoint
 from coopnet_core.config import ErrorModelConfig
 from coopnet_core.cotraining.error_model import (
     Anchor,
     ErrorModelState,
     Evidence,
-    asymmetric_laplace_log_density,
-    fit_asymmetric_laplace,
     gate_is_open,
     log_disagreement,
     posterior,
@@ -16,6 +18,8 @@ from coopnet_core.cotraining.error_model import (
     training_mask,
     update,
 )
+from coopnet_core.cotraining.families import MOVING, STATIC
+from coopnet_core.resources import shipped_file
 
 PHOTOMETRIC = ErrorModelConfig(cue="photometric", em_steps=10, decay=0.0)
 
@@ -34,30 +38,6 @@ def _sample(n=40_000, pi=0.2, b_r=0.03, b_f=0.02, mean=0.35, spread=0.08, seed=0
         Anchor(torch.from_numpy(anchor).float().view(shape), flat),
         torch.from_numpy(moving).view(shape),
     )
-
-
-def test_the_density_integrates_to_one():
-    delta = torch.linspace(-3, 3, 600_001, dtype=torch.float64)
-    density = asymmetric_laplace_log_density(delta, torch.tensor(0.03), torch.tensor(0.02)).exp()
-    assert torch.trapezoid(density, delta).item() == pytest.approx(1.0, abs=1e-4)
-
-
-def test_the_closed_form_finds_the_scales():
-    evidence, _, _ = _sample(pi=0.0)
-    b_r, b_f = fit_asymmetric_laplace(evidence.delta, evidence.visible, 1e-4)
-    assert b_r.item() == pytest.approx(0.03, rel=0.03)
-    assert b_f.item() == pytest.approx(0.02, rel=0.03)
-
-
-def test_the_closed_form_is_the_maximum_of_the_likelihood():
-    evidence, _, _ = _sample(pi=0.0)
-    best = fit_asymmetric_laplace(evidence.delta, evidence.visible, 1e-4)
-
-    def likelihood(b_r, b_f):
-        return asymmetric_laplace_log_density(evidence.delta, b_r, b_f).mean()
-
-    for factor_r, factor_f in [(1.05, 1), (0.95, 1), (1, 1.05), (1, 0.95)]:
-        assert likelihood(*best) > likelihood(best[0] * factor_r, best[1] * factor_f)
 
 
 def test_em_recovers_truth_and_movers():
@@ -154,6 +134,96 @@ def test_the_joint_cue_finds_movers_without_texture():
 def test_state_survives_plain_numbers():
     state = ErrorModelState.initial()
     assert ErrorModelState.from_floats(state.as_floats()).as_floats() == state.as_floats()
+
+
+def test_the_configuration_names_every_family():
+    fields = ErrorModelConfig.model_fields
+    assert set(get_args(fields["static_family"].annotation)) == set(STATIC)
+    assert set(get_args(fields["moving_family"].annotation)) == set(MOVING)
+
+
+@pytest.mark.parametrize("static", STATIC)
+@pytest.mark.parametrize("moving", MOVING)
+def test_every_combination_of_families_finds_movers(static, moving):
+    evidence, anchor, truth = _sample()
+    config = PHOTOMETRIC.model_copy(update={"static_family": static, "moving_family": moving})
+    state = update(ErrorModelState.initial(), evidence, anchor, config)
+    assert all(np.isfinite(value) for value in state.as_floats().values())
+    gamma = posterior(evidence, state, config)
+    assert gamma.isfinite().all()
+    flagged = gamma > 0.5
+    iou = ((flagged & truth).sum() / (flagged | truth).sum()).item()
+    assert iou > (0.7 if moving == "exponential" else 0.9)
+
+
+@pytest.mark.parametrize("static", STATIC)
+def test_the_static_scales_are_the_closed_form_whatever_the_family(static):
+    evidence, anchor, _ = _sample()
+    config = PHOTOMETRIC.model_copy(update={"static_family": static})
+    state = update(ErrorModelState.initial(), evidence, anchor, config)
+    assert state.b_r.item() == pytest.approx(0.03, rel=0.12)
+    assert state.b_f.item() == pytest.approx(0.02, rel=0.12)
+
+
+def test_a_state_without_figures_of_families_loads_and_says_what_the_default_says():
+    evidence, anchor, _ = _sample()
+    state = update(ErrorModelState.initial(), evidence, anchor, PHOTOMETRIC)
+    old = {name: value for name, value in state.as_floats().items() if name.split("_")[-1] not in ("location", "shape")}
+    del old["static_scale"], old["moving_scale"]
+    loaded = ErrorModelState.from_floats(old)
+    assert loaded.as_floats() == state.as_floats()
+    other = PHOTOMETRIC.model_copy(update={"static_family": "student_t", "moving_family": "student_t"})
+    assert torch.equal(posterior(evidence, loaded, other), posterior(evidence, state, PHOTOMETRIC))
+
+
+def test_the_shipped_weights_load():
+    checkpoint = load_checkpoint(shipped_file("models/small_rendered.safetensors"))
+    figures = checkpoint.error_model.as_floats()
+    assert {name: figures[name] for name in checkpoint.metadata.error_model} == checkpoint.metadata.error_model
+    config = ErrorModelConfig.model_validate(checkpoint.metadata.error_model_config)
+    evidence, _, _ = _sample()
+    assert posterior(evidence, checkpoint.error_model, config).isfinite().all()
+
+
+def test_a_family_new_to_an_old_state_counts_from_its_first_fit():
+    evidence, anchor, _ = _sample()
+    old = replace(ErrorModelState.initial(), steps=torch.tensor(1000.0))
+    config = ErrorModelConfig(cue="photometric", static_family="laplace", moving_family="student_t")
+    state = update(old, evidence, anchor, config)
+    assert state.moving_location.item() == pytest.approx(0.35, abs=0.01)
+    assert state.moving_mean.item() == pytest.approx(0.98 * 0.3 + 0.02 * 0.35, abs=1e-3)
+    assert 0.01 < state.static_scale.item() < 0.1
+    again = update(state, evidence, anchor, config)
+    assert again.moving_location.item() == pytest.approx(state.moving_location.item(), rel=0.01)
+
+
+@pytest.mark.parametrize("static", STATIC)
+@pytest.mark.parametrize("moving", MOVING)
+def test_useless_batches_leave_every_family_finite_and_unchanged(static, moving):
+    evidence, anchor, _ = _sample()
+    config = PHOTOMETRIC.model_copy(update={"static_family": static, "moving_family": moving})
+    state = update(ErrorModelState.initial(), evidence, anchor, config)
+    nothing = torch.zeros_like(evidence.delta)
+    blind = replace(evidence, visible=nothing)
+    broken = replace(evidence, delta=nothing / 0)
+    for useless in (blind, broken):
+        after = update(state, useless, anchor, config).as_floats()
+        assert {**after, "steps": 0, "open_steps": 0} == {**state.as_floats(), "steps": 0, "open_steps": 0}
+    constant = update(state, replace(evidence, delta=nothing), Anchor(nothing, nothing), config)
+    assert all(np.isfinite(value) for value in constant.as_floats().values())
+    assert posterior(evidence, constant, config).isfinite().all()
+
+
+@pytest.mark.parametrize("static", STATIC)
+@pytest.mark.parametrize("moving", MOVING)
+def test_no_family_reads_back_from_the_device(static, moving):
+    evidence, anchor, _ = _sample()
+    device = "meta"  # tensors without storage: reading a value fails
+    evidence = Evidence(*(getattr(evidence, name).to(device) for name in ("delta", "log_disagreement", "visible")))
+    anchor = Anchor(anchor.delta.to(device), anchor.log_disagreement.to(device))
+    config = ErrorModelConfig(static_family=static, moving_family=moving)
+    state = update(ErrorModelState.initial(device), evidence, anchor, config)
+    assert posterior(evidence, state, config).shape == evidence.delta.shape
 
 
 def test_log_disagreement_by_hand():
