@@ -258,6 +258,20 @@ def posterior(evidence: Evidence, state: ErrorModelState, config: ErrorModelConf
     return gamma * evidence.visible
 
 
+def posterior_of_hidden(disagreement: Tensor, state: ErrorModelState, config: ErrorModelConfig) -> Tensor:
+    """P(moving) where no error can be compared, because a warp leaves the image or the point is hidden: (B, 1, H, W).
+
+    Where the flow points and where the rigid motion points can be compared there too; while that cue does not separate,
+    nothing is known beyond the share of movers.
+
+    Args:
+        disagreement: (B, 1, H, W) `log_disagreement`.
+        state, config: as for `posterior`.
+    """
+    evidence = Evidence(torch.zeros_like(disagreement), disagreement, torch.ones_like(disagreement))
+    return posterior(evidence, state, config.model_copy(update={"cue": "correspondence"}))
+
+
 @torch.no_grad()
 def update(state: ErrorModelState, evidence: Evidence, anchor: Anchor, config: ErrorModelConfig) -> ErrorModelState:
     """EM steps on one batch, blended into the moving averages. A batch without usable pixels changes nothing."""

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from coopnet_core.checkpoint import CheckpointMetadata, load_checkpoint
 from coopnet_core.config import ErrorModelConfig
-from coopnet_core.cotraining.error_model import Evidence, log_disagreement, posterior, smoothed_delta
+from coopnet_core.cotraining.error_model import (
+    Evidence,
+    log_disagreement,
+    posterior,
+    posterior_of_hidden,
+    smoothed_delta,
+)
 from coopnet_core.data.frames import Frame
 from coopnet_core.data.prepare import STILL_THRESHOLD, choose_size, fit_frame, thumbnail
 from coopnet_core.devices import half_dtype, resolve_device
@@ -179,8 +185,8 @@ class StreamPredictor:
         if backward is not None:
             evidence = self._evidence(image, previous, flow, backward, rigid_warp(depth, T_previous_current, matrix))
             gamma = posterior(evidence, self._error_model, self._error_config)
-            # Where one of the warps sees nothing, nothing is known beyond the share of movers.
-            known = torch.where(evidence.visible > 0, gamma, self._error_model.pi)
+            hidden = posterior_of_hidden(evidence.log_disagreement, self._error_model, self._error_config)
+            known = torch.where(evidence.visible > 0, gamma, hidden)
             results["motion_probability"] = _to_host(known)
             results["confidence"] = _to_host((1 - gamma) * evidence.visible)
         return results

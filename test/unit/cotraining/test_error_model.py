@@ -14,6 +14,7 @@ from coopnet_core.cotraining.error_model import (
     gate_is_open,
     log_disagreement,
     posterior,
+    posterior_of_hidden,
     smoothed_delta,
     training_mask,
     update,
@@ -238,3 +239,15 @@ def test_delta_is_positive_where_the_rigid_reconstruction_is_wrong():
         delta = smoothed_delta(image, wrong, image, 3, factor)
         assert delta.shape == (1, 1, 16, 16)
         assert delta.mean() > 0.1
+
+
+def test_hidden_pixels_are_judged_by_where_the_warps_point():
+    config = ErrorModelConfig()
+    state = ErrorModelState.initial()
+    disagreement = torch.tensor([-1.0, 0.0, 2.5]).view(1, 1, 1, 3)
+    still, unsure, moves = posterior_of_hidden(disagreement, state, config).flatten().tolist()
+    assert still < unsure < moves
+    assert still < 0.05
+    assert moves > 0.5
+    shut = replace(state, log_moving_mean=state.log_static_mean + 0.1)
+    assert posterior_of_hidden(disagreement, shut, config).flatten().tolist() == pytest.approx([0.1] * 3)
