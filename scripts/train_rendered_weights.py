@@ -1,7 +1,7 @@
 """Train the shipped weights models/small_rendered.safetensors on rendered scenes, self-supervised.
 
 The renderer's truth is never given to the training. Clips are rendered once into a cache; a run that was stopped goes
-on with --resume. Phases follow docs/method.md: flow alone, depth and odometry on mover-poor scenes, then together.
+on with --resume. Phases follow docs/method.md: flow alone, depth and odometry, then all together.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("out/rendered_weights"))
     parser.add_argument("--cache", type=Path, default=Path(".cache/rendered"))
-    parser.add_argument("--clips", type=int, default=160)
+    parser.add_argument("--clips", type=int, default=240)
     parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--size", default="416x128")
     parser.add_argument("--steps", type=int)
