@@ -26,6 +26,8 @@ _CURVES: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     ("mean photometric error", ("e_r", "e_f", "e_identity"), True),
     ("spread of the error model", ("b_r", "b_f"), True),
     ("moving pixels and separation of the two components", ("pi", "moving_share", "separation", "gate"), False),
+    ("threshold tau and temperature T of the mask, on Delta", ("tau", "temperature"), False),
+    ("distance of the flow to matches, and of the rigid flow to it, px", ("flow_matches", "consistency"), True),
     ("gradient reaching depth and flow", ("gradient_depth", "gradient_flow"), False),
     ("fairness of the gradient, share of pixels", ("fairness", "pixel_share_depth", "pixel_share_flow"), False),
 )
