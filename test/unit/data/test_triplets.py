@@ -91,3 +91,22 @@ def test_colours_change_alike_for_all_frames_of_a_row():
     assert (changed.target - same.target).abs().max() > 0.01
     assert changed.target.min() >= 0
     assert changed.target.max() <= 1
+
+
+def _masked_clip(frames=6):
+    rng = np.random.default_rng(3)
+    moving = rng.random((frames, CAMERA.height, CAMERA.width)) < 0.4
+    images = np.repeat(np.where(moving, 200, 40).astype(np.uint8)[..., None], 3, axis=-1)
+    return Clip("masked", images, np.arange(frames) * 10**8, CAMERA, moving)
+
+
+def test_the_true_mask_stays_with_its_image():
+    batch = to_float(TripletSampler([_masked_clip()], (-1, 1), 4, seed=0).next(1))
+    plain = AugmentationConfig(flip=0.5, brightness=0, contrast=0, saturation=0, grey=0)
+    augmented = augment(batch, plain, torch.Generator().manual_seed(1))
+    assert torch.equal(augmented.moving, augmented.target[:, :1] > 0.5)
+    assert not torch.equal(augmented.moving, batch.moving)
+
+
+def test_without_the_mask_of_every_clip_there_is_none():
+    assert TripletSampler([_masked_clip(), _clip(0, 5)], (-1, 1), 2, seed=0).next(1).moving is None
