@@ -43,10 +43,12 @@ from matplotlib import pyplot as plt
 
 RULES = ("sum", "min", "soft_min", "competition", "threshold", "hybrid_hard", "hybrid", "oracle")
 SIZE = (320, 96)
-_GRID_STRIDE = 4
+_GRID_STRIDE = 2
 _FIELD_STRIDE = 16
 _NEAR_MOVER = 9
 """Side of the box around movers, pixels, in which static pixels count as near them."""
+_REPRESENTABLE = 0.05
+"""Pixels whose true depth the grid cannot hold to this relative error (at edges) are not judged."""
 _RATES = {"log_depth": 1e-2, "motion": 1e-3, "flow": 5e-2}
 
 
@@ -72,7 +74,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one rule made of one start. Depth errors are of static pixels seen in the source, after median scaling.
+    """What one rule made of one start.
+
+    Depth errors are of static pixels that are seen in the source and that the grid can hold, after median scaling.
 
     Attributes:
         static_abs_rel, near_abs_rel: depth, on all static pixels and on those near movers.
@@ -134,7 +138,7 @@ def _problem(rows: list[tuple[RenderedClip, int]], camera: Camera) -> Problem:
 
 
 class FreeEstimates(torch.nn.Module):
-    """Depth, motion and flow of every pair as free numbers, on a grid of a quarter of the size."""
+    """Depth, motion and flow of every pair as free numbers, on a grid of half of the size."""
 
     def __init__(self, problem: Problem, start_px: float, seed: int = 0) -> None:
         """The truth, disturbed by smooth fields until static pixels are off by `start_px` on average."""
@@ -237,7 +241,8 @@ def _mask_iou(problem: Problem, gamma: Tensor) -> float:
 
 @torch.no_grad()
 def _outcome(problem: Problem, free: FreeEstimates, gamma: Tensor, curves: dict[str, list[float]]) -> Outcome:
-    moving, seen = problem.batch.moving.numpy()[:, 0], problem.seen.numpy()[:, 0]
+    moving = problem.batch.moving.numpy()[:, 0]
+    seen = (problem.seen & _representable(problem)).numpy()[:, 0]
     box = np.ones((_NEAR_MOVER, _NEAR_MOVER), np.uint8)
     near = np.stack([cv2.dilate(mask.astype(np.uint8), box) > 0 for mask in moving])
     static = seen & ~moving
@@ -261,8 +266,16 @@ def _outcome(problem: Problem, free: FreeEstimates, gamma: Tensor, curves: dict[
         iou_last=curves["iou"][-1],
         auc_last=auc(gamma.numpy()[:, 0][seen], moving[seen]),
         share_depth=float(np.mean(curves["share_depth"])),
-        fairness=float(np.nanmean(curves["fairness"])),
+        fairness=float(np.mean(curves["fairness"])),
     )
+
+
+def _representable(problem: Problem) -> Tensor:
+    """(P, 1, H, W) bool: the grid can hold the true depth here."""
+    size = tuple(problem.depth.shape[-2:])
+    log_depth = problem.depth.log()
+    held = resize(resize(log_depth, *(side // _GRID_STRIDE for side in size)), *size)
+    return (held - log_depth).abs() < _REPRESENTABLE
 
 
 def start_errors(problem: Problem, start_px: float, seed: int = 0) -> Outcome:

@@ -138,8 +138,11 @@ def in_robot_frame(estimate: OdometryEstimate, T_base_camera: np.ndarray, metric
     Args:
         estimate: pose and twist of the optical frame.
         T_base_camera: (4, 4) pose of the optical frame in base_link.
-        metric: whether the translation is in metres; its variances are unknown otherwise.
+        metric: whether the translation is in metres. Otherwise its variances are unknown, and only the rotation of the
+            mounting is used: a lever arm in metres means nothing beside a translation in another unit.
     """
+    if not metric:
+        T_base_camera = rotation_only(T_base_camera)
     pose = T_base_camera @ estimate.pose @ inverse(T_base_camera)
     return OdometryEstimate(
         pose=pose,
@@ -150,6 +153,13 @@ def in_robot_frame(estimate: OdometryEstimate, T_base_camera: np.ndarray, metric
         angular_variance=estimate.angular_variance,
         lost=estimate.lost,
     )
+
+
+def rotation_only(T: np.ndarray) -> np.ndarray:
+    """A rigid transform (4, 4) without its translation."""
+    result = T.copy()
+    result[:3, 3] = 0.0
+    return result
 
 
 def inverse(T: np.ndarray) -> np.ndarray:

@@ -91,7 +91,10 @@ class RecordedPredictions:
         if earlier is None or "pose" not in arrays:
             return previous, None
         in_body = np.linalg.inv(earlier) @ arrays["pose"]
-        return previous, np.linalg.inv(self._T_base_camera) @ in_body @ self._T_base_camera
+        T_base_camera = self._T_base_camera.copy()
+        if "depth_relative" in arrays:  # the node leaves the lever arm away where it does not know the metre
+            T_base_camera[:3, 3] = 0.0
+        return previous, np.linalg.inv(T_base_camera) @ in_body @ T_base_camera
 
     def _pose(self, stamp_ns: int) -> np.ndarray | None:
         if stamp_ns not in self._files:

@@ -134,15 +134,18 @@ def test_a_camera_that_stands_still_has_no_ate_but_a_reason(truth_bag):
     json.dumps(finite(report), allow_nan=False)
 
 
-def save_recorded(bag, folder, T_base_camera, skip=()):
-    """What record_outputs would leave of a perfect node."""
+def save_recorded(bag, folder, T_base_camera, skip=(), metric=True):
+    """What record_outputs would leave of a perfect node, which leaves the lever arm away where it knows no metre."""
+    if not metric:
+        T_base_camera = T_base_camera.copy()
+        T_base_camera[:3, 3] = 0.0
     (folder / "frames").mkdir(parents=True)
     predictor = TruthPredictor(bag, (96, 64))
     pose = np.eye(4)
     with open_bag(bag) as opened:
         for index, frame in enumerate(read_frames(opened, find_camera(opened))):
             prediction = predictor.predict(frame)
-            arrays = {"depth_relative": prediction.depth}
+            arrays = {"depth" if metric else "depth_relative": prediction.depth}
             if prediction.flow is not None:
                 pose = pose @ T_base_camera @ prediction.T_previous_current @ np.linalg.inv(T_base_camera)
                 arrays |= {"flow": prediction.flow, "probability": prediction.motion_probability}
@@ -162,9 +165,10 @@ def test_recorded_outputs_give_the_same_figures(truth_bag, tmp_path):
     assert live["photometric"]["rigid"] == pytest.approx(direct["photometric"]["rigid"], abs=1e-5)
 
 
-def test_recorded_poses_go_through_the_mounting(truth_bag, tmp_path):
+@pytest.mark.parametrize("metric", [True, False])
+def test_recorded_poses_go_through_the_mounting(truth_bag, tmp_path, metric):
     mounting = mount(1.5, 0.2, 0.7)
-    save_recorded(truth_bag, tmp_path, mounting)
+    save_recorded(truth_bag, tmp_path, mounting, metric=metric)
     recorded = RecordedPredictions(tmp_path, mounting)
     predictor = TruthPredictor(truth_bag, (96, 64))
     with open_bag(truth_bag) as bag:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -147,6 +149,19 @@ def test_without_a_scale_the_translation_is_said_to_be_unknown():
     estimate = in_robot_frame(integrator.start(0), OPTICAL, metric=False)
     assert estimate.position_variance == UNKNOWN_VARIANCE
     assert estimate.orientation_variance < 1
+
+
+def test_without_a_scale_the_lever_arm_is_left_away():
+    mounted = OPTICAL.copy()
+    mounted[:3, 3] = (1.5, 0.2, 1.2)
+    turn = transform((0.1, 0.0, 0.4), (0.0, 0.1, 0.0, 1.0))
+    estimate = replace(PoseIntegrator().start(0), pose=turn)
+    np.testing.assert_allclose(
+        in_robot_frame(estimate, mounted, metric=False).pose, OPTICAL @ turn @ inverse(OPTICAL), atol=1e-12
+    )
+    np.testing.assert_allclose(
+        in_robot_frame(estimate, mounted, metric=True).pose, mounted @ turn @ inverse(mounted), atol=1e-12
+    )
 
 
 def test_the_adjoint_moves_a_twist_as_conjugation_moves_its_motion():
