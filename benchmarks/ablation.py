@@ -154,6 +154,7 @@ def configuration(variant: Variant, seed: int, arguments: argparse.Namespace) ->
         "fine_tuning": stage,
         "optimiser.learning_rate": str(arguments.learning_rate),
         "checkpoint_every": str(arguments.steps),
+        "log_every": str(max(1, arguments.steps // 50)),
         "loss.rule": variant.rule,
         "loss.apportionment": variant.apportionment,
         "loss.auto_mask": str(variant.auto_mask).lower(),
@@ -251,13 +252,14 @@ def summarise(name: str, results: dict[Variant, list[dict]], arguments: argparse
     """Table (terminal and Markdown) with mean and spread over the seeds, and the curves of the pixel share."""
     known = next(iter(results.values()))[0]
     columns = [column for column in (*COLUMNS, *sorted(set(known) - set(COLUMNS) - {"curve"})) if column in known]
-    table = Table("rule", *columns, title=f"{name}: mean ± spread over {len(arguments.seeds)} seeds")
-    lines = ["| rule | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for variant, runs in results.items():
-        values = np.array([[np.nan if run[column] is None else run[column] for column in columns] for run in runs])
-        cells = [f"{m:.3f} ±{s:.3f}" for m, s in zip(values.mean(0), values.std(0), strict=True)]
-        table.add_row(variant.name, *cells)
-        lines.append(f"| {variant.name} | " + " | ".join(cells) + " |")
+    names = [variant.name for variant in results]
+    table = Table("figure", *names, title=f"{name}: mean ± spread over {len(arguments.seeds)} seeds")
+    lines = ["| figure | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for column in columns:
+        rows = [np.array([run[column] for run in runs], dtype=float) for runs in results.values()]
+        cells = [f"{row.mean():.3f} ±{row.std():.3f}" for row in rows]
+        table.add_row(column, *(cell.replace(" ", "\n") for cell in cells))
+        lines.append(f"| {column} | " + " | ".join(cells) + " |")
     console.print(table)
     stem = arguments.output / name.replace(" ", "_")
     stem.with_suffix(".md").write_text("\n".join(lines) + "\n")

@@ -326,20 +326,18 @@ def main() -> int:
 
 
 def _print(console: Console, start: float, outcomes: dict[str, list[Outcome]]) -> None:
-    columns = list(Outcome.__dataclass_fields__)
-    table = Table("rule", *columns, title=f"start: static pixels off by {start} px (mean and spread over the seeds)")
-    for rule, values in outcomes.items():
-        rows = np.array([[getattr(value, name) for name in columns] for value in values])
-        cells = [f"{m:.3f} ±{s:.3f}" for m, s in zip(rows.mean(0), rows.std(0), strict=True)]
-        table.add_row(rule, *cells)
+    table = Table("figure", *outcomes, title=f"start: static pixels off by {start} px (mean and spread over the seeds)")
+    for name in Outcome.__dataclass_fields__:
+        rows = [np.array([getattr(value, name) for value in values]) for values in outcomes.values()]
+        table.add_row(name, *(f"{row.mean():.3f}\n±{row.std():.3f}" for row in rows))
     console.print(table)
 
 
 def _plot(curves: dict[tuple[float, str], dict[str, list[float]]], path: Path) -> None:
     titles = {
         "share_depth": "share of pixels that feed depth",
-        "fairness": "share of the gradient on the rigid side",
-        "iou": "IoU of the withheld pixels with the true movers",
+        "fairness": "share of gradient on the rigid side",
+        "iou": "IoU of withheld pixels and movers",
     }
     starts = sorted({start for start, _ in curves})
     figure, axes = plt.subplots(len(starts), 3, figsize=(15, 4 * len(starts)), squeeze=False, layout="constrained")
