@@ -89,7 +89,7 @@ else
     "$python" scripts/needed_requirements.py requirements.txt --leave-out-importable > "$wanted"
     # The system's numpy is the one cv_bridge was compiled with: hold it, and let the pins of what needs another go.
     if "$python" -c 'import numpy' 2>/dev/null; then
-        grep -v -i -E '^(numpy|opencv-python-headless|matplotlib|pillow|contourpy|pyyaml|setuptools|pytest)==' constraints.txt > "$pins"
+        grep -v -i -E '^(numpy|opencv-python-headless|matplotlib|pillow|scipy|contourpy|pyyaml|setuptools|pytest)==' constraints.txt > "$pins"
         "$python" -c 'import numpy; print("numpy==" + numpy.__version__)' >> "$pins"
     else
         cp constraints.txt "$pins"
