@@ -209,20 +209,26 @@ def moving_log_density(delta: Tensor, state: ErrorModelState, config: ErrorModel
 
 def log_likelihood_ratio(evidence: Evidence, state: ErrorModelState, config: ErrorModelConfig) -> Tensor:
     """Log p(evidence | moving) - log p(evidence | static), (B, 1, H, W); a cue whose gate is shut says nothing."""
-    photometric = moving_log_density(evidence.delta, state, config) - static_log_density(evidence.delta, state, config)
-    correspondence = gaussian_log_density(
-        evidence.log_disagreement.clamp(max=state.log_moving_mean), state.log_moving_mean, state.log_moving_spread
-    ) - gaussian_log_density(
-        evidence.log_disagreement.clamp(min=state.log_static_mean), state.log_static_mean, state.log_static_spread
-    )
     photometric_open, correspondence_open = (gate.float() for gate in gates(state, config))
     if config.cue == "photometric":
-        return photometric * photometric_open
+        return _photometric_ratio(evidence.delta, state, config) * photometric_open
     if config.cue == "correspondence":
-        return correspondence * correspondence_open
-    photometric = photometric.clamp(-_ABSENCE_LIMIT, _EVIDENCE_LIMIT)
-    correspondence = correspondence.clamp(-_EVIDENCE_LIMIT, _EVIDENCE_LIMIT)
+        return _correspondence_ratio(evidence.log_disagreement, state) * correspondence_open
+    photometric = _photometric_ratio(evidence.delta, state, config).clamp(-_ABSENCE_LIMIT, _EVIDENCE_LIMIT)
+    correspondence = _correspondence_ratio(evidence.log_disagreement, state).clamp(-_EVIDENCE_LIMIT, _EVIDENCE_LIMIT)
     return photometric * photometric_open + correspondence * correspondence_open
+
+
+def _photometric_ratio(delta: Tensor, state: ErrorModelState, config: ErrorModelConfig) -> Tensor:
+    return moving_log_density(delta, state, config) - static_log_density(delta, state, config)
+
+
+def _correspondence_ratio(disagreement: Tensor, state: ErrorModelState) -> Tensor:
+    return gaussian_log_density(
+        disagreement.clamp(max=state.log_moving_mean), state.log_moving_mean, state.log_moving_spread
+    ) - gaussian_log_density(
+        disagreement.clamp(min=state.log_static_mean), state.log_static_mean, state.log_static_spread
+    )
 
 
 def gates(state: ErrorModelState, config: ErrorModelConfig) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,7 @@
 """Matches of a classical method: the first teacher of a flow network that has learnt nothing yet.
 
 [ours] The photometric error has a slope only within a texture's correlation length; matches say where to go from any
-distance.
-No label is involved: the matcher sees the same two images.
+distance. No label is involved: the matcher sees the same two images.
 """
 
 from __future__ import annotations
