@@ -85,14 +85,19 @@ class ErrorModelConfig(_Model):
     decay: float = Field(0.98, ge=0, lt=1, description="decay of the moving averages of the fitted figures")
     em_steps: int = Field(2, ge=1, le=10, description="EM steps per iteration")
     minimum_b: float = Field(2e-3, gt=0, description="floor of the static scales b_r and b_f")
-    minimum_pi: float = Field(0.01, gt=0, lt=0.5, description="floor of the moving share")
+    anchor_share: float = Field(
+        0.02,
+        gt=0,
+        description="how much the anchor counts beside the movers that were found, as a share of the visible pixels",
+    )
+    minimum_pi: float = Field(0.03, gt=0, lt=0.5, description="floor of the moving share")
     maximum_pi: float = Field(0.4, gt=0, lt=1, description="cap of the moving share, fitted and flagged per image")
     gate_separation: float = Field(1.5, gt=0, description="anchored mean / b_r above which the posterior is used")
     gate_log_separation: float = Field(
         1.0, gt=0, description="distance of the means of the log disagreement over its static spread, likewise"
     )
     photometric_limit: float = Field(
-        0.7, gt=0, description="static disagreement (about pixels) below which Delta speaks in the joint posterior"
+        0.5, gt=0, description="static disagreement (about pixels) below which Delta speaks in the joint posterior"
     )
     ramp_steps: int = Field(200, ge=1, description="steps over which the posterior fades in once the gate is open")
     coarse_factor: int = Field(4, ge=1, le=8, description="image reduction for the posterior early in training")

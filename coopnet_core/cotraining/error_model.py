@@ -4,11 +4,13 @@ Ours, after the paper's idea that movers are where the two reconstructions stron
 threshold are not known to us; docs/method.md):
 
 * Delta = e_r - e_f cancels the residual that no warp can remove. Static pixels: asymmetric Laplace with scales b_r and
-  b_f, in closed form. Moving pixels: a Gaussian *anchored* in each batch, i.e. measured from the source displaced by a
-  large random offset instead of fitted, which keeps EM from collapsing. Other families (`cotraining/families.py`) can
-  be chosen for both.
+  b_f, in closed form. Moving pixels: a Gaussian *anchored* in each batch by the source displaced by a large random
+  offset. Other families (`cotraining/families.py`) can be chosen for both.
 * The disagreement |F - F_rigid| of the two warps, relative and in logarithms: Gaussian for static pixels, and for
   moving pixels a Gaussian anchored by rolling the rigid flow across the image.
+
+An anchor is the worst case: real movers disagree less than unrelated places do. So it is the prior of the movers' mean
+and spread, worth a small share of the pixels: few movers leave it, many movers correct it. A free fit would collapse.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from coopnet_core.cotraining.families import (
     MOVING,
     STATIC,
     Parameters,
+    anchored_moments,
     asymmetric_laplace_log_density,
     fit_asymmetric_laplace,
     gaussian_log_density,
@@ -36,8 +39,12 @@ from coopnet_core.losses.photometric import photometric_error
 
 _MINIMUM_SPREAD = 0.02
 _MINIMUM_LOG_SPREAD = 0.3
-_RELATIVE_ERROR = 0.1
+_RELATIVE_ERROR = 0.03
 _SETTLING_STEPS = 20
+_LEAST_RATIO = 2.0
+"""Movers' mean Delta is never fitted below this multiple of b_r."""
+_LEAST_LOG_RATIO = 2.0
+"""Nor their log disagreement to fewer static spreads above the static mean."""
 _EVIDENCE_LIMIT = 5.0
 """One cue alone cannot say more than this (nats) in the joint posterior."""
 _ABSENCE_LIMIT = 1.0
@@ -48,9 +55,11 @@ _INITIAL = {
     "pi": 0.1,
     "moving_mean": 0.3,
     "moving_spread": 0.1,
+    "anchor_mean": 0.3,
     "log_static_spread": 1.0,
     "log_moving_mean": 2.0,
     "log_moving_spread": 1.0,
+    "log_anchor_mean": 2.0,
     "b_r_start": 0.1,
     "b_f_start": 0.1,
 }
@@ -66,9 +75,11 @@ class ErrorModelState:
     Attributes:
         b_r, b_f: scales of Delta on static pixels, rigid and flow side.
         pi: share of moving pixels.
-        moving_mean, moving_spread: anchored Gaussian of Delta on moving pixels.
+        moving_mean, moving_spread: Gaussian of Delta on moving pixels.
+        anchor_mean: mean of the anchor of Delta.
         log_static_mean, log_static_spread: `log_disagreement` on static pixels.
-        log_moving_mean, log_moving_spread: the same, anchored, on moving pixels.
+        log_moving_mean, log_moving_spread: the same on moving pixels.
+        log_anchor_mean: mean of its anchor.
         b_r_start, b_f_start: b_r and b_f when their averages had settled, from which progress is measured.
         open_steps: steps since the gate opened, for the ramp.
         steps: updates so far.
@@ -82,10 +93,12 @@ class ErrorModelState:
     pi: Tensor
     moving_mean: Tensor
     moving_spread: Tensor
+    anchor_mean: Tensor
     log_static_mean: Tensor
     log_static_spread: Tensor
     log_moving_mean: Tensor
     log_moving_spread: Tensor
+    log_anchor_mean: Tensor
     b_r_start: Tensor
     b_f_start: Tensor
     open_steps: Tensor
@@ -112,18 +125,22 @@ class ErrorModelState:
 
     @classmethod
     def from_floats(cls, values: dict[str, float], device: torch.device | str = "cpu") -> ErrorModelState:
-        """The inverse of `as_floats`. What an older checkpoint did not know yet starts from here."""
+        """The inverse of `as_floats`. What an older checkpoint did not know yet starts from here.
+
+        One without `log_anchor_mean` measured the disagreement in other units: it says nothing about this model.
+        """
         known = cls.initial().as_floats()
+        values = values if "log_anchor_mean" in values else {}
         known |= {f"{side}_start": values[side] for side in ("b_r", "b_f") if side in values} | values
         return cls(**{field.name: torch.tensor(known[field.name], device=device) for field in fields(cls)})
 
     def separation(self) -> Tensor:
-        """Anchored mean of the movers' Delta over b_r: the gate of the photometric cue."""
-        return self.moving_mean / self.b_r
+        """Mean of the anchor of Delta over b_r: the gate of the photometric cue."""
+        return self.anchor_mean / self.b_r
 
     def log_separation(self) -> Tensor:
-        """Distance of the two means of log |F - F_rigid| over the static spread: the gate of the other cue."""
-        return (self.log_moving_mean - self.log_static_mean) / self.log_static_spread
+        """Distance of anchor and static pixels in log |F - F_rigid| over the static spread: the gate of that cue."""
+        return (self.log_anchor_mean - self.log_static_mean) / self.log_static_spread
 
 
 @dataclass(frozen=True)
@@ -155,7 +172,7 @@ class Anchor:
 
 
 def log_disagreement(flow: Tensor, rigid_flow: Tensor) -> Tensor:
-    """log((|F - F_rigid| + 0.05) / (1 + 0.1 |(F, F_rigid)|)) of two flows (B, 2, H, W) in pixels: (B, 1, H, W).
+    """log((|F - F_rigid| + 0.05) / (1 + 0.03 |(F, F_rigid)|)) of two flows (B, 2, H, W) in pixels: (B, 1, H, W).
 
     Both warps err in proportion to their length: a mover stands out against that, not against a pixel count.
     """
@@ -275,7 +292,25 @@ def posterior_of_hidden(disagreement: Tensor, state: ErrorModelState, config: Er
         state, config: as for `posterior`.
     """
     evidence = Evidence(torch.zeros_like(disagreement), disagreement, torch.ones_like(disagreement))
-    return posterior(evidence, state, config.model_copy(update={"cue": "correspondence"}))
+    return posterior(evidence, state, _with_cue(config, "correspondence"))
+
+
+def _with_cue(config: ErrorModelConfig, cue: str) -> ErrorModelConfig:
+    return config.model_copy(update={"cue": cue})
+
+
+def _responsibility(evidence: Evidence, state: ErrorModelState, config: ErrorModelConfig) -> Tensor:
+    """P(moving) that weighs the pixels of a fit, 0 while no cue separates.
+
+    The disagreement alone where it is in use and separates: fitted to their joint posterior, the two cues confirm each
+    other until everything moves.
+    """
+    photometric_open, correspondence_open = gates(state, config)
+    chosen = _with_cue(config, "correspondence"), _with_cue(config, "photometric")
+    correspondence, photometric = (posterior(evidence, state, cue) for cue in chosen)
+    if config.cue == "photometric":
+        return photometric * photometric_open
+    return torch.where(correspondence_open, correspondence, photometric * photometric_open)
 
 
 @torch.no_grad()
@@ -283,29 +318,36 @@ def update(state: ErrorModelState, evidence: Evidence, anchor: Anchor, config: E
     """EM steps on one batch, blended into the moving averages. A batch without usable pixels changes nothing."""
     visible = evidence.visible
     count = visible.sum().clamp(min=1e-6)
-    moving_mean, moving_spread = weighted_moments(anchor.delta, visible, _MINIMUM_SPREAD)
-    log_mean, log_spread = weighted_moments(anchor.log_disagreement, visible, _MINIMUM_LOG_SPREAD)
+    delta_anchor = weighted_moments(anchor.delta, visible, _MINIMUM_SPREAD)
+    log_anchor = weighted_moments(anchor.log_disagreement, visible, _MINIMUM_LOG_SPREAD)
+    # The movers of the batches before, not the anchor, tell which pixels of this one move.
     fitted = replace(
         state,
-        moving_mean=moving_mean,
-        moving_spread=moving_spread,
-        log_moving_mean=log_mean,
-        log_moving_spread=log_spread,
+        anchor_mean=delta_anchor.mean,
+        log_anchor_mean=log_anchor.mean,
         **_moving_figures(anchor.delta, visible, config),
     )
     for _ in range(config.em_steps):
-        gamma = posterior(evidence, fitted, config)
+        gamma = _responsibility(evidence, fitted, config)
         static = (1 - gamma) * visible
         b_r, b_f = fit_asymmetric_laplace(evidence.delta, static, config.minimum_b)
         pi = (gamma.sum() / count).clamp(config.minimum_pi, config.maximum_pi)
         static_mean, static_spread = robust_static_moments(evidence.log_disagreement, visible, pi, _MINIMUM_LOG_SPREAD)
+        prior = config.anchor_share * count
+        moving = anchored_moments(evidence.delta, gamma, delta_anchor, prior, _LEAST_RATIO * b_r, _MINIMUM_SPREAD)
+        least = static_mean + _LEAST_LOG_RATIO * static_spread
+        log_moving = anchored_moments(evidence.log_disagreement, gamma, log_anchor, prior, least, _MINIMUM_LOG_SPREAD)
         fitted = replace(
             fitted,
             b_r=b_r,
             b_f=b_f,
             pi=pi,
+            moving_mean=moving.mean,
+            moving_spread=moving.spread,
             log_static_mean=static_mean,
             log_static_spread=static_spread,
+            log_moving_mean=log_moving.mean,
+            log_moving_spread=log_moving.spread,
             **_static_figures(evidence.delta, static, config),
         )
     usable = ((visible > 0) & evidence.delta.isfinite()).any()

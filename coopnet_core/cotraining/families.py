@@ -45,6 +45,13 @@ class Parameters(NamedTuple):
     shape: Tensor
 
 
+class Moments(NamedTuple):
+    """Mean and spread of a Gaussian, scalar tensors."""
+
+    mean: Tensor
+    spread: Tensor
+
+
 @dataclass(frozen=True)
 class Family:
     """A density with its fit.
@@ -93,15 +100,35 @@ def fit_asymmetric_laplace(delta: Tensor, weights: Tensor, minimum: float) -> tu
     return (positive + cross).clamp(min=minimum), (negative + cross).clamp(min=minimum)
 
 
-def weighted_moments(values: Tensor, weights: Tensor, minimum_spread: float) -> tuple[Tensor, Tensor]:
+def weighted_moments(values: Tensor, weights: Tensor, minimum_spread: float) -> Moments:
     """Weighted mean and standard deviation, the latter floored."""
     total = weights.sum().clamp(min=_LEAST_TOTAL)
     mean = (weights * values).sum() / total
     variance = (weights * (values - mean).square()).sum() / total
-    return mean, variance.sqrt().clamp(min=minimum_spread)
+    return Moments(mean, variance.sqrt().clamp(min=minimum_spread))
 
 
-def robust_static_moments(values: Tensor, visible: Tensor, pi: Tensor, minimum_spread: float) -> tuple[Tensor, Tensor]:
+def anchored_moments(
+    values: Tensor, weights: Tensor, anchor: Moments, prior: Tensor, least: Tensor, minimum_spread: float
+) -> Moments:
+    """Moments of the weighted values and of `prior` pixels that look like the anchor, as if they were one sample.
+
+    Args:
+        values, weights: (B, 1, H, W).
+        anchor: what to believe without any weight; its mean is also the highest that is believed.
+        prior: scalar, how many pixels the anchor is worth.
+        least: scalar, the lowest mean that is believed; where it lies above the anchor it prevails.
+        minimum_spread: floor of the spread.
+    """
+    total = prior + weights.sum()
+    mean = (prior * anchor.mean + (weights * values).sum()) / total
+    around = prior * (anchor.spread.square() + (anchor.mean - mean).square())
+    variance = (around + (weights * (values - mean).square()).sum()) / total
+    bounded = torch.maximum(torch.minimum(mean, anchor.mean), least)
+    return Moments(bounded, variance.sqrt().clamp(min=minimum_spread))
+
+
+def robust_static_moments(values: Tensor, visible: Tensor, pi: Tensor, minimum_spread: float) -> Moments:
     """Mean and spread of the static part of `values`, when a share `pi` of them are movers, which lie above it.
 
     Quantiles of the lower part instead of moments: a Gaussian fitted by moments grows until it swallows the movers.
@@ -112,12 +139,11 @@ def robust_static_moments(values: Tensor, visible: Tensor, pi: Tensor, minimum_s
         pi: scalar.
         minimum_spread: floor of the spread.
     """
-    flat = torch.where(visible > 0, values, torch.nan).flatten()
-    thinned = flat[:: max(1, flat.numel() // _FIT_SAMPLES)]
+    few, _ = thinned(torch.where(visible > 0, values, torch.nan), visible)
     pi = pi.nan_to_num(0.0)
-    levels = torch.stack([0.5 * (1 - pi), 0.1587 * (1 - pi)]).to(thinned.dtype)
-    middle, low = torch.nanquantile(thinned, levels)
-    return middle, (middle - low).clamp(min=minimum_spread)
+    levels = torch.stack([0.5 * (1 - pi), 0.1587 * (1 - pi)]).to(few.dtype)
+    middle, low = torch.nanquantile(few, levels)
+    return Moments(middle, (middle - low).clamp(min=minimum_spread))
 
 
 def asymmetric_laplace_log_density(values: Tensor, parameters: Parameters) -> Tensor:

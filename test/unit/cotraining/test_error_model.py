@@ -229,7 +229,7 @@ def test_no_family_reads_back_from_the_device(static, moving):
 
 def test_log_disagreement_by_hand():
     flow, rigid = torch.zeros(1, 2, 1, 1), torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
-    assert log_disagreement(flow, rigid).item() == pytest.approx(np.log(5.05 / 1.5))
+    assert log_disagreement(flow, rigid).item() == pytest.approx(np.log(5.05 / 1.15))
 
 
 def test_delta_is_positive_where_the_rigid_reconstruction_is_wrong():
@@ -249,5 +249,54 @@ def test_hidden_pixels_are_judged_by_where_the_warps_point():
     assert still < unsure < moves
     assert still < 0.05
     assert moves > 0.5
-    shut = replace(state, log_moving_mean=state.log_static_mean + 0.1)
+    shut = replace(state, log_anchor_mean=state.log_static_mean + 0.1)
     assert posterior_of_hidden(disagreement, shut, config).flatten().tolist() == pytest.approx([0.1] * 3)
+
+
+def _pairs(moving_mean, share, anchor_mean=2.0, seed=0):
+    """Log disagreement of static pixels around -1, movers around `moving_mean`, and an anchor beyond them."""
+    rng = np.random.default_rng(seed)
+    shape = (1, 1, 100, 200)
+    moving = rng.random(shape) < share
+    values = np.where(moving, rng.normal(moving_mean, 0.4, shape), rng.normal(-1.0, 0.6, shape))
+    anchor = rng.normal(anchor_mean, 0.5, shape)
+    zeros = torch.zeros(shape)
+    evidence = Evidence(zeros, torch.from_numpy(values).float(), torch.ones(shape))
+    return evidence, Anchor(zeros, torch.from_numpy(anchor).float()), torch.from_numpy(moving)
+
+
+@pytest.mark.parametrize("moving_mean", [0.9, 1.4])
+def test_movers_that_disagree_less_than_the_anchor_are_found(moving_mean):
+    evidence, anchor, moving = _pairs(moving_mean, share=0.1)
+    config = ErrorModelConfig(cue="correspondence")
+    state = ErrorModelState.initial()
+    for _ in range(20):
+        state = update(state, evidence, anchor, config)
+    assert state.log_moving_mean.item() == pytest.approx(moving_mean, abs=0.25)
+    assert state.log_anchor_mean.item() == pytest.approx(2.0, abs=0.05)
+    flagged = posterior(evidence, state, config) > 0.5
+    assert ((flagged & moving).sum() / (flagged | moving).sum()).item() > 0.8
+
+
+def test_without_movers_the_fit_stays_near_the_anchor_and_flags_nothing():
+    evidence, anchor, _ = _pairs(1.0, share=0.0)
+    config = ErrorModelConfig(cue="correspondence")
+    state = ErrorModelState.initial()
+    for _ in range(50):
+        state = update(state, evidence, anchor, config)
+    assert state.pi.item() == pytest.approx(config.minimum_pi)
+    assert (posterior(evidence, state, config) > 0.5).float().mean() < 0.01
+
+
+def test_the_gate_asks_the_anchor_and_not_the_fitted_movers():
+    evidence, anchor, _ = _pairs(0.9, share=0.1, anchor_mean=-0.8)
+    config = ErrorModelConfig(cue="correspondence")
+    state = update(ErrorModelState.initial(), evidence, anchor, config)
+    assert state.log_moving_mean > state.log_static_mean + state.log_static_spread
+    assert not gate_is_open(state, config)
+
+
+def test_a_state_of_another_unit_of_disagreement_is_not_believed():
+    state = replace(ErrorModelState.initial(), log_static_mean=torch.tensor(-0.9), steps=torch.tensor(500.0))
+    old = {name: value for name, value in state.as_floats().items() if "anchor" not in name}
+    assert ErrorModelState.from_floats(old).as_floats() == ErrorModelState.initial().as_floats()

@@ -6,7 +6,9 @@ from coopnet_core.cotraining.families import (
     LOG_RATIO,
     MOVING,
     STATIC,
+    Moments,
     Parameters,
+    anchored_moments,
     asymmetric_laplace_log_density,
     fit_asymmetric_laplace,
     robust_static_moments,
@@ -228,3 +230,19 @@ def test_thinning_keeps_values_with_their_weights_from_every_column():
     assert len(values.unique()) == 416
     few = torch.rand(10)
     assert torch.equal(thinned(few, few)[0], few)
+
+
+def test_anchored_moments_are_those_of_the_sample_with_the_anchor_in_it():
+    rng = np.random.default_rng(0)
+    values, weights = rng.normal(0.4, 0.2, 500), rng.random(500)
+    anchor, prior = (0.9, 0.3), 80.0
+    mean = np.average(np.r_[values, anchor[0]], weights=np.r_[weights, prior])
+    spread = np.sqrt((weights @ (values - mean) ** 2 + prior * (0.3**2 + (0.9 - mean) ** 2)) / (weights.sum() + prior))
+    moments = Moments(*map(torch.tensor, anchor))
+    found = anchored_moments(_tensor(values), _tensor(weights), moments, torch.tensor(prior), torch.tensor(0.0), 0.01)
+    assert found.mean.item() == pytest.approx(mean, rel=1e-4)
+    assert found.spread.item() == pytest.approx(spread, rel=1e-4)
+    bounded = anchored_moments(_tensor(values), _tensor(weights), moments, torch.tensor(prior), torch.tensor(0.8), 0.01)
+    assert bounded.mean.item() == pytest.approx(0.8)
+    above = anchored_moments(_tensor(values + 2), _tensor(weights), moments, torch.tensor(1.0), torch.tensor(0.8), 0.01)
+    assert above.mean.item() == pytest.approx(0.9)
