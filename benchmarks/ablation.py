@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -21,20 +22,22 @@ import matplotlib
 import numpy as np
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
-from coopnet_core.checkpoint import read_metadata
 from coopnet_core.config import TrainConfig, load_config
 from coopnet_core.cotraining.apportionment import APPORTIONMENTS
 from coopnet_core.cotraining.rules import RULES
 from coopnet_core.cotraining.trainer import train
 from coopnet_core.data.clips import PrepareOptions, prepare_clips
-from coopnet_core.data.frames import Clip, Frame
+from coopnet_core.data.frames import Clip, Frame, FrameTruth
 from coopnet_core.data.rendered import RenderedClip, SceneConfig, render_clip
 from coopnet_core.evaluation.depth import DepthMeter, DepthProtocol
+from coopnet_core.evaluation.mask import MaskMeter
 from coopnet_core.evaluation.runner import BagSelection, evaluate_predictor
 from coopnet_core.evaluation.session import EvaluationOptions, EvaluationSession
 from coopnet_core.geometry.camera import Camera
+from coopnet_core.inference.prediction import Prediction
 from coopnet_core.inference.stream import StreamPredictor
 from coopnet_core.resources import shipped_file
 
@@ -44,6 +47,12 @@ from matplotlib import pyplot as plt
 _TRAIN_SEEDS, _TEST_SEEDS = 5000, 9000
 _NEAR_MOVER = 9
 _SHORT = (5.0, 10.0)
+SEEN = "seen_"
+"""Prefix of the figures on the scenes that were trained on (without labels, as on one's own recording)."""
+KINDS = {"along": 1, "across": 2}
+"""Movers along the road, which move along epipolar lines, and across it."""
+Arguments = argparse.Namespace
+Figures = Callable[[Path], dict[str, float]]
 COLUMNS = (
     "abs_rel",
     "a1",
@@ -58,6 +67,8 @@ COLUMNS = (
     "flow_moving_fl",
     "mask_auc",
     "mask_iou",
+    "mask_auc_along",
+    "mask_auc_across",
     "share_depth",
     "fairness",
 )
@@ -124,27 +135,25 @@ def treated(images: np.ndarray, treatment: str, seed: int) -> np.ndarray:
     return images
 
 
-def training_clips(scenario: Scenario, name: str, arguments: argparse.Namespace, console: Console) -> list[Clip]:
-    """The training clips of a scenario, rendered once into the output folder."""
-    folder = arguments.output / "clips" / name.replace(" ", "_")
-    folder.mkdir(parents=True, exist_ok=True)
-    size = _start_size(arguments)
-    clips = []
-    for seed in range(_TRAIN_SEEDS, _TRAIN_SEEDS + arguments.clips):
-        path = folder / f"{seed}.npz"
-        if not path.exists():
-            console.print(f"rendering {name}, scene {seed}")
-            clip = next(rendered(scenario, [seed], arguments.frames, size)).clip
-            partial = path.with_suffix(".partial.npz")
-            np.savez(partial, images=clip.images, stamps_ns=clip.stamps_ns, moving=clip.moving)
-            partial.rename(path)
-        with np.load(path) as stored:
-            camera = Camera.from_field_of_view(*size, 80.0)
-            clips.append(Clip(f"rendered {seed}", stored["images"], stored["stamps_ns"], camera, stored["moving"]))
-    return clips
+class Scenes:
+    """Rendered clips of the scenarios, in memory once rendered."""
+
+    def __init__(self, size: tuple[int, int], frames: int) -> None:
+        """At (width, height), so many frames each."""
+        self._size, self._frames = size, frames
+        self._known: dict[tuple[str, int], RenderedClip] = {}
+
+    def of(self, name: str, seeds: Sequence[int], console: Console) -> list[RenderedClip]:
+        """The clips of a scenario with these seeds."""
+        missing = [seed for seed in seeds if (name, seed) not in self._known]
+        if missing:
+            found = rendered(SCENARIOS[name], missing, self._frames, self._size)
+            for seed in track(missing, f"rendering {name}", console=console):
+                self._known[name, seed] = next(found)
+        return [self._known[name, seed] for seed in seeds]
 
 
-def configuration(variant: Variant, seed: int, arguments: argparse.Namespace) -> TrainConfig:
+def configuration(variant: Variant, seed: int, arguments: Arguments) -> TrainConfig:
     """One run: all three networks on reduced images, nothing that teaches the flow behind the rule's back."""
     stage = f"[{{name: ablation, share: 1.0, posterior: fine, sources: 1, loss_factor: {arguments.loss_factor}}}]"
     overrides = {
@@ -164,52 +173,81 @@ def configuration(variant: Variant, seed: int, arguments: argparse.Namespace) ->
     return load_config("small", [], overrides)
 
 
-def rendered_figures(checkpoint: Path, scenario: Scenario, arguments: argparse.Namespace) -> dict[str, float]:
-    """Figures on scenes that no run has trained on."""
-    session = EvaluationSession(EvaluationOptions(segment_lengths=_SHORT))
-    protocol = DepthProtocol(crop="none")
-    meters = {"static": DepthMeter(protocol), "near": DepthMeter(protocol)}
-    tracks = []
-    predictor = StreamPredictor(checkpoint, arguments.device)
-    seeds = range(_TEST_SEEDS, _TEST_SEEDS + arguments.test_scenes)
-    for clip in rendered(scenario, seeds, arguments.frames, _start_size(arguments)):
+def rendered_figures(checkpoint: Path, scenes: Sequence[RenderedClip], device: str) -> dict[str, float]:
+    """Figures of the networks on these scenes, their motion as they say it, without refinement."""
+    options = EvaluationOptions(segment_lengths=_SHORT)
+    session, tracks = EvaluationSession(options), []
+    parts = Parts()
+    predictor = StreamPredictor(checkpoint, device, _size_of(scenes), refine=False)
+    for clip in scenes:
         predictor.reset()
-        track = EvaluationSession(EvaluationOptions(segment_lengths=_SHORT))
-        for image, stamp, truth in zip(clip.clip.images, clip.clip.stamps_ns, clip.truth, strict=True):
+        track_alone = EvaluationSession(options)
+        for image, stamp, truth, kinds in zip(
+            clip.clip.images, clip.clip.stamps_ns, clip.truth, clip.kinds, strict=True
+        ):
             frame = Frame(image, int(stamp), clip.clip.camera)
             prediction = predictor.predict(frame)
-            for one in (session, track):
-                one.add(frame, prediction, truth)
-            _add_parts(meters, truth.depth, truth.moving, prediction.depth)
-        tracks.append(track.report()["odometry"])
+            session.add(frame, prediction, truth)
+            track_alone.add(frame, prediction, FrameTruth(pose=truth.pose))
+            parts.add(prediction, truth, kinds)
+        tracks.append(track_alone.report()["odometry"])
     report = session.report()
-    figures = {f"{name}_abs_rel": (meter.compute() or {}).get("abs_rel", np.nan) for name, meter in meters.items()}
-    figures |= {"abs_rel": report["depth"]["abs_rel"], "a1": report["depth"]["a1"]}
+    figures = parts.figures() | {"abs_rel": report["depth"]["abs_rel"], "a1": report["depth"]["a1"]}
     for key, source in (
         ("ate_7dof_m", "ate_7dof_m"),
         ("t_err_short_pct", "t_err_short_pct"),
         ("rotation_deg", "rotation_deg_per_frame"),
     ):
-        known = [track[source] for track in tracks if track.get(source) is not None]
+        known = [one[source] for one in tracks if one.get(source) is not None]
         figures[key] = float(np.mean(known)) if known else np.nan
-    flow = report["flow"]
+    flow, mask = report["flow"], report["mask"] or {}
     for part in ("static", "moving"):
         figures[f"flow_{part}_epe"] = (flow.get(part) or {}).get("epe", np.nan)
         figures[f"flow_{part}_fl"] = (flow.get(part) or {}).get("fl_pct", np.nan)
-    return figures | {"mask_auc": report["mask"]["auc"], "mask_iou": report["mask"]["iou_moving"]}
+    return figures | {"mask_auc": _number(mask.get("auc")), "mask_iou": _number(mask.get("iou_moving"))}
 
 
-def _add_parts(meters: dict[str, DepthMeter], depth: np.ndarray, moving: np.ndarray, found: np.ndarray) -> None:
-    near = cv2.dilate(moving.astype(np.uint8), np.ones((_NEAR_MOVER, _NEAR_MOVER), np.uint8)) > 0
-    meters["static"].update(depth, 1 / found, ~moving)
-    meters["near"].update(depth, 1 / found, near & ~moving)
+class Parts:
+    """Depth on static pixels and near movers, and the mask for each kind of mover against static pixels."""
+
+    def __init__(self) -> None:
+        protocol = DepthProtocol(crop="none")
+        self._depth = {"static": DepthMeter(protocol), "near": DepthMeter(protocol)}
+        self._mask = {kind: MaskMeter() for kind in KINDS}
+
+    def add(self, prediction: Prediction, truth: FrameTruth, kinds: np.ndarray) -> None:
+        """One frame at the size of its truth."""
+        near = cv2.dilate(truth.moving.astype(np.uint8), np.ones((_NEAR_MOVER, _NEAR_MOVER), np.uint8)) > 0
+        disparity = 1 / prediction.depth
+        self._depth["static"].update(truth.depth, disparity, ~truth.moving)
+        self._depth["near"].update(truth.depth, disparity, near & ~truth.moving)
+        if prediction.motion_probability is not None:
+            for kind, number in KINDS.items():
+                within = (kinds == number) | (kinds == 0)
+                self._mask[kind].update(kinds == number, prediction.motion_probability, within)
+
+    def figures(self) -> dict[str, float]:
+        """By column."""
+        depth = {f"{name}_abs_rel": _number((m.compute() or {}).get("abs_rel")) for name, m in self._depth.items()}
+        return depth | {f"mask_auc_{kind}": _number((m.compute() or {}).get("auc")) for kind, m in self._mask.items()}
 
 
-def real_figures(checkpoint: Path, arguments: argparse.Namespace) -> dict[str, float]:
+def _size_of(scenes: Sequence[RenderedClip]) -> tuple[int, int]:
+    camera = scenes[0].clip.camera
+    return camera.width, camera.height
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def real_figures(checkpoint: Path, arguments: Arguments) -> dict[str, float]:
     """Figures on the held-out part of the recording: odometry where its poses are known, photometric errors."""
     selection = BagSelection(arguments.real, frames=arguments.real_test)
     options = EvaluationOptions(segment_lengths=(10.0, 20.0, 50.0))
-    report = evaluate_predictor(selection, StreamPredictor(checkpoint, arguments.device), options)
+    report = evaluate_predictor(
+        selection, StreamPredictor(checkpoint, arguments.device, arguments.size, refine=False), options
+    )
     odometry, photometric = report["odometry"], report["photometric"] or {}
     figures = {"ate_7dof_m": odometry["ate_7dof_m"], "rotation_deg": odometry["rotation_deg_per_frame"]}
     figures["t_err_short_pct"] = odometry["t_err_pct"]
@@ -228,36 +266,46 @@ def shares(run: Path) -> dict[str, float]:
     return means | {"curve": [[line["step"], line["pixel_share_depth"]] for line in logged]}
 
 
-def run_one(name: str, clips: list[Clip], variant: Variant, seed: int, arguments: argparse.Namespace) -> dict:
+def run_one(
+    name: str, clips: Callable[[], list[Clip]], figures_of: Figures, variant: Variant, seed: int, arguments: Arguments
+) -> dict:
     """Train and evaluate one run, or read what it gave before."""
     folder = arguments.output / "runs" / name.replace(" ", "_") / variant.name.replace(", ", "+") / f"seed{seed}"
     result = folder / "result.json"
     if result.is_file():
         return json.loads(result.read_text())
     config = configuration(variant, seed, arguments)
-    trained = train(config, clips, [], folder, init=arguments.init, data_facts={"source": name})
+    trained = train(config, clips(), [], folder, init=arguments.init, data_facts={"source": name})
     if trained.interrupted:
         raise KeyboardInterrupt
-    figures = (
-        real_figures(trained.last, arguments)
-        if name == "real"
-        else rendered_figures(trained.last, SCENARIOS[name], arguments)
-    )
-    figures |= shares(folder)
+    figures = figures_of(trained.last) | shares(folder)
     result.write_text(json.dumps(figures) + "\n")
+    (folder / "state.pt").unlink()
     return figures
 
 
-def summarise(name: str, results: dict[Variant, list[dict]], arguments: argparse.Namespace, console: Console) -> None:
+def start_of(name: str, figures_of: Figures, arguments: Arguments) -> dict:
+    """The figures of the start itself, before any rule has worked on it."""
+    result = arguments.output / "runs" / name.replace(" ", "_") / "start.json"
+    if not result.is_file():
+        result.parent.mkdir(parents=True, exist_ok=True)
+        figures = figures_of(arguments.init) | {"share_depth": np.nan, "fairness": np.nan, "curve": []}
+        result.write_text(json.dumps(figures) + "\n")
+    return json.loads(result.read_text())
+
+
+def summarise(name: str, start: dict, results: dict[str, list[dict]], arguments: Arguments, console: Console) -> None:
     """Table (terminal and Markdown) with mean and spread over the seeds, and the curves of the pixel share."""
-    known = next(iter(results.values()))[0]
-    columns = [column for column in (*COLUMNS, *sorted(set(known) - set(COLUMNS) - {"curve"})) if column in known]
-    names = [variant.name for variant in results]
-    table = Table("figure", *names, title=f"{name}: mean ± spread over {len(arguments.seeds)} seeds")
+    results = {"start": [start]} | results
+    ordered = [f"{prefix}{column}" for prefix in ("", SEEN) for column in COLUMNS]
+    columns = [column for column in (*ordered, *sorted(set(start) - set(ordered) - {"curve"})) if column in start]
+    names = list(results)
+    title = f"{name}: mean ± standard deviation over {len(arguments.seeds)} seeds"
+    table = Table("figure", *names, title=title)
     lines = ["| figure | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for column in columns:
         rows = [np.array([run[column] for run in runs], dtype=float) for runs in results.values()]
-        cells = [f"{row.mean():.3f} ±{row.std():.3f}" for row in rows]
+        cells = [f"{row.mean():.3f}" + (f" ±{row.std(ddof=1):.3f}" if len(row) > 1 else "") for row in rows]
         table.add_row(column, *(cell.replace(" ", "\n") for cell in cells))
         lines.append(f"| {column} | " + " | ".join(cells) + " |")
     console.print(table)
@@ -265,21 +313,41 @@ def summarise(name: str, results: dict[Variant, list[dict]], arguments: argparse
     stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
     figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
     for variant, runs in results.items():
-        axis.plot(*np.array(runs[0]["curve"]).T, label=variant.name, linewidth=1.2)
+        if runs[0]["curve"]:
+            axis.plot(*np.array(runs[0]["curve"]).T, label=variant, linewidth=1.2)
     axis.set(title=f"{name}: share of pixels that feed depth", xlabel="step", ylim=(0, 1))
     axis.legend(fontsize=7)
     figure.savefig(stem.with_suffix(".png"), dpi=80)
     plt.close(figure)
 
 
-def _start_size(arguments: argparse.Namespace) -> tuple[int, int]:
-    metadata = read_metadata(arguments.init)
-    return metadata.width, metadata.height
-
-
 def _range(text: str) -> tuple[int, int | None]:
     first, _, stop = text.partition(":")
     return int(first or 0), int(stop) if stop else None
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    return int(width), int(height)
+
+
+def material(
+    name: str, scenes: Scenes, arguments: Arguments, console: Console
+) -> tuple[Callable[[], list[Clip]], Figures]:
+    """What a scenario trains on, and how its checkpoints are judged; nothing is rendered or read before it is used."""
+    if name == "real":
+        options = PrepareOptions(frames=arguments.real_train, validation_share=0.0)
+        read = cache(lambda: prepare_clips([arguments.real], size=arguments.size, options=options).train)
+        return read, lambda checkpoint: real_figures(checkpoint, arguments)
+    seen = range(_TRAIN_SEEDS, _TRAIN_SEEDS + arguments.clips)
+    unseen = range(_TEST_SEEDS, _TEST_SEEDS + arguments.test_scenes)
+
+    def figures_of(checkpoint: Path) -> dict[str, float]:
+        on_seen = rendered_figures(checkpoint, scenes.of(name, seen, console), arguments.device)
+        on_unseen = rendered_figures(checkpoint, scenes.of(name, unseen, console), arguments.device)
+        return on_unseen | {SEEN + key: value for key, value in on_seen.items()}
+
+    return lambda: [scene.clip for scene in scenes.of(name, seen, console)], figures_of
 
 
 def main() -> int:
@@ -295,9 +363,10 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--loss-factor", type=int, default=2, help="the losses see images reduced by this factor")
-    parser.add_argument("--clips", type=int, default=40, help="training scenes")
+    parser.add_argument("--clips", type=int, default=12, help="training scenes")
+    parser.add_argument("--size", type=_size, default=(320, 96), metavar="WxH")
     parser.add_argument("--test-scenes", type=int, default=6)
-    parser.add_argument("--frames", type=int, default=12, help="of each scene")
+    parser.add_argument("--frames", type=int, default=10, help="of each scene")
     parser.add_argument("--real", type=Path, metavar="BAG", help="a recording, instead of rendered scenes")
     parser.add_argument("--real-train", type=_range, default=(0, None), metavar="A:B")
     parser.add_argument("--real-test", type=_range, default=(0, None), metavar="C:D")
@@ -315,18 +384,16 @@ def main() -> int:
         for rule in arguments.rules
         if not (rule == "oracle" and arguments.real)
     ]
+    scenes = Scenes(arguments.size, arguments.frames)
     for name in ["real"] if arguments.real else arguments.scenarios:
-        if name == "real":
-            options = PrepareOptions(frames=arguments.real_train, validation_share=0.0)
-            clips = prepare_clips([arguments.real], size=_start_size(arguments), options=options).train
-        else:
-            clips = training_clips(SCENARIOS[name], name, arguments, console)
-        results: dict[Variant, list[dict]] = {}
+        clips, figures_of = material(name, scenes, arguments, console)
+        results: dict[str, list[dict]] = {}
         for seed in arguments.seeds:
             for variant in variants:
                 console.print(f"{name}: {variant.name}, seed {seed}")
-                results.setdefault(variant, []).append(run_one(name, clips, variant, seed, arguments))
-        summarise(name, results, arguments, console)
+                run = run_one(name, clips, figures_of, variant, seed, arguments)
+                results.setdefault(variant.name, []).append(run)
+        summarise(name, start_of(name, figures_of, arguments), results, arguments, console)
     return 0
 
 

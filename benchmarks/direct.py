@@ -1,7 +1,8 @@
 """The effect of a rule without the luck of training: free depth, motion and flow per pair, optimised directly.
 
 Every rule starts from the same estimates: the truth, disturbed until static pixels are off by a set number of pixels.
-What each rule then makes of them shows what it does to depth and flow, in minutes on a CPU.
+What each rule then makes of them shows what it does to depth and flow, in minutes on a CPU. Finished runs are kept in
+runs.jsonl and not repeated.
 
 python benchmarks/direct.py --output out/direct [--starts 0.7 1.3] [--rules sum min hybrid oracle] [--pairs 8]
 """
@@ -43,7 +44,10 @@ from matplotlib import pyplot as plt
 
 RULES = ("sum", "min", "soft_min", "competition", "threshold", "hybrid_hard", "hybrid", "oracle")
 SIZE = (320, 96)
-_GRID_STRIDE = 2
+_GRID_STRIDE = 4
+"""Pixels of the image to one of the grid: like a network's depth, that of a static pixel depends on its neighbours."""
+_TURNED_SHARE = 0.5
+"""Share of the static pixels' disturbance that a wrong rotation alone would make."""
 _FIELD_STRIDE = 16
 _NEAR_MOVER = 9
 """Side of the box around movers, pixels, in which static pixels count as near them."""
@@ -138,10 +142,10 @@ def _problem(rows: list[tuple[RenderedClip, int]], camera: Camera) -> Problem:
 
 
 class FreeEstimates(torch.nn.Module):
-    """Depth, motion and flow of every pair as free numbers, on a grid of half of the size."""
+    """Depth, motion and flow of every pair as free numbers, on a grid of a quarter of the size."""
 
     def __init__(self, problem: Problem, start_px: float, seed: int = 0) -> None:
-        """The truth, disturbed by smooth fields until static pixels are off by `start_px` on average."""
+        """The truth, disturbed by a rotation and smooth fields until static pixels are off by `start_px` on average."""
         super().__init__()
         self._matrix = problem.batch.camera_matrix
         self._size = tuple(problem.depth.shape[-2:])
@@ -150,10 +154,13 @@ class FreeEstimates(torch.nn.Module):
         log_depth = resize(problem.depth.log(), *grid)
         fields = _smooth_fields(len(log_depth), 5, grid, generator)
         static = resize((problem.seen & ~problem.batch.moving).float(), *self._size)
-        scale = _scale_for(problem, log_depth, fields[:, :1], static, start_px)
-        self.log_depth = torch.nn.Parameter(log_depth + scale * fields[:, :1])
+        axes = F.normalize(torch.randn(len(log_depth), 3, generator=generator), dim=1)
+        angles = _TURNED_SHARE * start_px / self._matrix[:, :1, 0]
         self.base_motion = problem.motion
-        self.motion = torch.nn.Parameter(torch.zeros(len(log_depth), 6))
+        self.motion = torch.nn.Parameter(torch.cat([torch.zeros_like(axes), angles * axes], dim=1))
+        start = self.T_source_target().detach()
+        scale = _scale_for(problem, log_depth, fields[:, :1], start, static, start_px)
+        self.log_depth = torch.nn.Parameter(log_depth + scale * fields[:, :1])
         # Two independent components of unit spread: the length of the error is 1.25 times that spread on average.
         noise = start_px / 1.25 / _GRID_STRIDE * fields[:, 1:]
         flows = torch.cat([resize_flow(problem.flow, *grid), resize_flow(problem.back, *grid)], dim=1)
@@ -182,7 +189,9 @@ def _smooth_fields(rows: int, count: int, grid: tuple[int, int], generator: torc
     return fields / fields.std((2, 3), keepdim=True)
 
 
-def _scale_for(problem: Problem, log_depth: Tensor, field: Tensor, static: Tensor, wanted_px: float) -> Tensor:
+def _scale_for(
+    problem: Problem, log_depth: Tensor, field: Tensor, motion: Tensor, static: Tensor, wanted_px: float
+) -> Tensor:
     """Factors (P, 1, 1, 1) of the depth's disturbance for a mean error of the rigid flow of `wanted_px`: bisection."""
     size = tuple(problem.depth.shape[-2:])
     true_flow = rigid_warp(problem.depth, problem.motion, problem.batch.camera_matrix).coordinates
@@ -190,7 +199,7 @@ def _scale_for(problem: Problem, log_depth: Tensor, field: Tensor, static: Tenso
     for _ in range(20):
         middle = 0.5 * (low + high)
         depth = resize(log_depth + middle * field, *size).exp()
-        found = rigid_warp(depth, problem.motion, problem.batch.camera_matrix).coordinates
+        found = rigid_warp(depth, motion, problem.batch.camera_matrix).coordinates
         error = (found - true_flow).square().sum(1, keepdim=True).sqrt()
         mean = (error * static).sum((1, 2, 3), keepdim=True) / static.sum((1, 2, 3), keepdim=True)
         low, high = torch.where(mean < wanted_px, middle, low), torch.where(mean < wanted_px, high, middle)
@@ -198,13 +207,16 @@ def _scale_for(problem: Problem, log_depth: Tensor, field: Tensor, static: Tenso
 
 
 def loss_config(rule: str, auto_mask: bool) -> LossConfig:
-    """The loss of the experiment: little smoothness, no term that would teach the flow behind a rule's back."""
+    """The loss of the experiment: no term that would teach the flow behind a rule's back.
+
+    Smoothness stands in for what a network knows of depth, and so is stronger than in training.
+    """
     return LossConfig(
         rule=rule,
         auto_mask=auto_mask,
         coarse_flow=0.0,
         flow_smoothness=0.01,
-        disparity_smoothness=1e-3,
+        disparity_smoothness=1e-2,
         error_model=ErrorModelConfig(decay=0.8, ramp_steps=1),
     )
 
@@ -297,22 +309,29 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="disturbances of each start")
     parser.add_argument("--movers", type=float, default=0.15)
     parser.add_argument("--auto-mask", action="store_true")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     console = Console()
     problem = rendered_problem(arguments.scenes, arguments.pairs, movers=arguments.movers)
     runs = list(itertools.product(arguments.starts, arguments.rules, range(arguments.seeds)))
-    results: dict[tuple[float, str], list[Outcome]] = {}
-    curves: dict[tuple[float, str], dict[str, list[float]]] = {}
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    log = arguments.output / "runs.jsonl"
+    known = _known_runs(log, _settings(arguments))
     for start, rule, seed in track(runs, "optimising", console=console):
-        outcome, curve = optimise(problem, rule, start, arguments.steps, arguments.auto_mask, seed)
-        results.setdefault((start, rule), []).append(outcome)
-        curves.setdefault((start, rule), curve)
+        if (start, rule, seed) not in known:
+            outcome, curve = optimise(problem, rule, start, arguments.steps, arguments.auto_mask, seed)
+            record = {"start": start, "rule": rule, "seed": seed, "outcome": asdict(outcome), "curves": curve}
+            with log.open("a") as file:
+                file.write(json.dumps(record | {"settings": _settings(arguments)}) + "\n")
+            known[start, rule, seed] = outcome, curve
+    results = {(start, rule): [known[start, rule, s][0] for s in range(arguments.seeds)] for start, rule, _ in runs}
+    curves = {(start, rule): known[start, rule, 0][1] for start, rule, _ in runs}
     for start in arguments.starts:
         results[start, "start"] = [start_errors(problem, start, seed) for seed in range(arguments.seeds)]
         _print(console, start, {rule: results[start, rule] for rule in ("start", *arguments.rules)})
-    arguments.output.mkdir(parents=True, exist_ok=True)
     report = {
-        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()},
+        "settings": _settings(arguments) | {"starts": arguments.starts, "rules": arguments.rules},
         "moving_share": float(problem.batch.moving.float().mean()),
         "results": [
             {"start_px": start, "rule": rule, "seeds": [asdict(outcome) for outcome in outcomes]}
@@ -325,12 +344,39 @@ def main() -> int:
     return 0
 
 
+def _settings(arguments: argparse.Namespace) -> dict[str, object]:
+    """What a run depends on besides its start, rule and seed."""
+    return {name: getattr(arguments, name) for name in ("scenes", "pairs", "steps", "movers", "auto_mask")}
+
+
+def _known_runs(log: Path, settings: dict[str, object]) -> dict[tuple[float, str, int], tuple[Outcome, dict]]:
+    """Finished runs of these settings, by start, rule and seed."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return {
+        (line["start"], line["rule"], line["seed"]): (Outcome(**line["outcome"]), line["curves"])
+        for line in lines
+        if line["settings"] == settings
+    }
+
+
 def _print(console: Console, start: float, outcomes: dict[str, list[Outcome]]) -> None:
     table = Table("figure", *outcomes, title=f"start: static pixels off by {start} px (mean and spread over the seeds)")
     for name in Outcome.__dataclass_fields__:
         rows = [np.array([getattr(value, name) for value in values]) for values in outcomes.values()]
-        table.add_row(name, *(f"{row.mean():.3f}\n±{row.std():.3f}" for row in rows))
+        table.add_row(name, *(_cell(row) for row in rows))
+    if "sum" in outcomes:
+        for name in ("static_abs_rel", "near_abs_rel"):
+            table.add_row(f"{name} - sum", *(_cell(_paired(o, outcomes["sum"], name)) for o in outcomes.values()))
     console.print(table)
+
+
+def _cell(values: np.ndarray) -> str:
+    return f"{values.mean():.3f}\n±{values.std(ddof=min(1, len(values) - 1)):.3f}"
+
+
+def _paired(outcomes: list[Outcome], others: list[Outcome], name: str) -> np.ndarray:
+    """Differences of the same disturbance: what the disturbances have in common cancels."""
+    return np.array([getattr(a, name) - getattr(b, name) for a, b in zip(outcomes, others, strict=True)])
 
 
 def _plot(curves: dict[tuple[float, str], dict[str, list[float]]], path: Path) -> None:

@@ -143,6 +143,9 @@ class LossConfig(_Model):
         description="how hidden pixels are found and dropped: not at all, by the forward-backward check of the flows, "
         "or where the backward flow, splatted, does not reach",
     )
+    depth_consistency: float = Field(
+        0.0, ge=0, description="weight of the disagreement of the depths of target and source, on static pixels"
+    )
     error_model: ErrorModelConfig = ErrorModelConfig()
 
 
@@ -171,6 +174,9 @@ class OptimiserConfig(_Model):
     learning_rate: float = Field(1e-4, gt=0, description="Adam's step size at its highest")
     warm_up_steps: int = Field(100, ge=0, description="linear increase from 0 at the start of each stage")
     final_factor: float = Field(0.1, gt=0, le=1, description="cosine decay to this share at the end of the run")
+    intrinsics_rate: float = Field(
+        2e-3, gt=0, description="Adam's step size for the logarithm of a learned focal length"
+    )
     gradient_clip: float = Field(1.0, gt=0, description="largest gradient norm, per network")
 
 
@@ -201,6 +207,9 @@ class TrainConfig(_Model):
     pixels: int = Field(53248, gt=0, description="area of the networks' input when no size is given (416x128)")
     steps: int = Field(2000, gt=0, description="optimiser steps")
     batch_size: int = Field(4, gt=0, description="targets per step")
+    learn_intrinsics: bool = Field(
+        False, description="learn the focal length of recordings without calibration, from the assumed one"
+    )
     mixed_precision: bool = Field(True, description="bfloat16 inside the networks; losses stay in float32")
     seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")

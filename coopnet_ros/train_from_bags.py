@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -23,8 +23,13 @@ from coopnet_core.data.prepare import SMALLEST_SIDE
 from coopnet_core.errors import UsageError
 from coopnet_ros.command import INTERRUPTED, run_guarded
 
+if TYPE_CHECKING:  # importing the trainer means importing torch, which --help need not wait for
+    from coopnet_core.cotraining.trainer import FocalResult
+
 _RUN_FILES = ("config.yaml", "metrics.jsonl", "state.pt", "checkpoints")
 _DEFAULT_PRESET = "small"
+_ASSUMED_DEGREES = 70.0
+"""Horizontal field of view from which an unknown camera is learned: between a webcam's and an action camera's."""
 
 _EXAMPLES = """\
 examples:
@@ -82,6 +87,12 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
         type=_field_of_view,
         metavar="DEGREES",
         help="assume a centred pinhole of this horizontal field of view where there is no calibration",
+    )
+    add(
+        "--learn-intrinsics",
+        action="store_true",
+        help="where there is no calibration, learn the focal length, starting from --fov (default then: "
+        f"{_ASSUMED_DEGREES:g}); all such recordings are taken to be of one camera, which must turn in them",
     )
     add(
         "--frames",
@@ -290,6 +301,8 @@ def _configuration(arguments: argparse.Namespace) -> TrainConfig:
         config = load_config(arguments.preset or _DEFAULT_PRESET, arguments.config, overrides)
     if arguments.init is not None and arguments.preset is None:
         config = config.model_copy(update={"networks": _networks_of(arguments.init)})
+    if arguments.learn_intrinsics:
+        config = config.model_copy(update={"learn_intrinsics": True})
     resolve_device(config.device)
     return config
 
@@ -311,7 +324,7 @@ def _prepare(arguments: argparse.Namespace, config: TrainConfig, console: Consol
     options = PrepareOptions(
         topics=tuple(arguments.topic),
         info=arguments.camera_info,
-        fov_degrees=arguments.fov,
+        fov_degrees=_assumed_fov(arguments, config),
         frames=arguments.frames,
         gap_factor=arguments.gap_factor,
         still_threshold=arguments.still_threshold,
@@ -329,6 +342,11 @@ def _prepare(arguments: argparse.Namespace, config: TrainConfig, console: Consol
             progress.update(tasks[path], completed=done)
 
         return prepare_clips(bags, _input_size(arguments), options, config.pixels, show)
+
+
+def _assumed_fov(arguments: argparse.Namespace, config: TrainConfig) -> float | None:
+    """Degrees to assume where there is no calibration; None: such recordings are refused."""
+    return arguments.fov if arguments.fov is not None or not config.learn_intrinsics else _ASSUMED_DEGREES
 
 
 def _input_size(arguments: argparse.Namespace) -> tuple[int, int] | None:
@@ -431,6 +449,12 @@ def _say_what_will_be_done(
     )
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if config.learn_intrinsics:
+        guessed = sum(clip.camera.assumed for clip in data.train)
+        note = f"the focal length of {guessed} of {len(data.train)} training clips is learned"
+        console.print(
+            note if guessed else "all cameras are calibrated: --learn-intrinsics has nothing to do", style="yellow"
+        )
     if not data.validation:
         console.print("no clip is left for validation: the last checkpoint will count as the best", style="yellow")
 
@@ -453,12 +477,34 @@ def _train(arguments: argparse.Namespace, config: TrainConfig, data: PreparedDat
     except KeyboardInterrupt:  # a second Ctrl-C, or one before the first step: the trainer saves on the others
         console.print("interrupted; what was saved before is in the output folder", style="yellow")
         return INTERRUPTED
+    if result.focal is not None:
+        _say_what_was_learned_of_the_camera(result.focal, _assumed_fov(arguments, config), console)
     console.print(f"best checkpoint  {result.best}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"last checkpoint  {result.last}", markup=False, highlight=False, soft_wrap=True)
     if result.interrupted:
         console.print(f"interrupted at step {result.steps}; go on with the same command and --resume", style="yellow")
         return INTERRUPTED
     return 0
+
+
+def _say_what_was_learned_of_the_camera(focal: FocalResult, assumed_degrees: float, console: Console) -> None:
+    """The learned field of view, whether it can be believed, and what to do with it."""
+    from coopnet_core.cotraining.intrinsics import SETTLED
+
+    degrees = math.degrees(2 * math.atan(math.tan(math.radians(assumed_degrees) / 2) / focal.factor))
+    changed = f"it changed by {100 * focal.late_change:.1f} % over the last quarter of the run"
+    console.print(
+        f"camera           horizontal field of view {degrees:.1f} degrees, started from {assumed_degrees:g} (focal "
+        f"length x {focal.factor:.3f}); {changed}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    if focal.late_change > SETTLED:
+        advice = f"it is still changing: go on with --init and --fov {degrees:.1f}, on recordings in which it turns"
+    else:
+        advice = f"settled: use it with --fov {degrees:.1f}; a calibration (camera_calibration) would be better still"
+    console.print(advice, style="yellow", soft_wrap=True)
 
 
 def _facts(data: PreparedData) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from coopnet_core.cotraining.objective import StepOutput
 
 _GRID = 2001
 _LEAST_DEPTH_SPREAD = 0.02
+_MOST_SKIPPED = 0.1
 
 
 def retain_gradients(output: StepOutput) -> None:
@@ -64,7 +65,8 @@ def symptoms(values: Mapping[str, float], maximum_pi: float) -> dict[str, str]:
     """What the averaged figures of a run say has gone wrong: by kind, in words with what to do; empty if nothing.
 
     Args:
-        values: means over many steps of a stage that trains depth and odometry, by the names of the log.
+        values: means over many steps of a stage that trains depth and odometry, by the names of the log;
+            `depth_skipped` is the share of the steps in which no pixel was left for them.
         maximum_pi: cap of the moving share.
     """
     found = {}
@@ -78,6 +80,11 @@ def symptoms(values: Mapping[str, float], maximum_pi: float) -> dict[str, str]:
         found["collapsed"] = (
             f"depth has collapsed to one value (spread of its logarithm {values['depth_spread']:.3f}): start from "
             "other weights, or give it recordings in which the camera travels"
+        )
+    if values["depth_skipped"] > _MOST_SKIPPED:
+        found["skipped"] = (
+            f"in {100 * values['depth_skipped']:.0f} % of the steps no pixel was left for depth and odometry: the "
+            "camera stands, the images have no texture, or the flow points out of the image"
         )
     if values["moving_share"] > 0.95 * maximum_pi:
         found["everything_moves"] = (

@@ -27,7 +27,7 @@ from coopnet_core.cotraining.rules import PixelEvidence, PixelWeights, pixel_wei
 from coopnet_core.data.triplets import Batch
 from coopnet_core.geometry.projection import Warp, flow_warp, pixel_grid, rigid_warp, scaled_matrix
 from coopnet_core.geometry.sampling import resize, resize_flow, sample
-from coopnet_core.losses.consistency import charbonnier
+from coopnet_core.losses.consistency import charbonnier, depth_consistency
 from coopnet_core.losses.photometric import photometric_error
 from coopnet_core.losses.reduction import masked_mean
 from coopnet_core.losses.smoothness import disparity_smoothness, flow_smoothness
@@ -44,11 +44,13 @@ class RigidEstimate:
         disparities: per scale (B, 1, h, w), positive, of the targets.
         depth: (B, 1, H, W) of the targets.
         T_source_target: (B S, 4, 4), in the unit of the depth.
+        source_depth: (B S, 1, H, W) of the sources, where the depths of both are to agree.
     """
 
     disparities: list[Tensor]
     depth: Tensor
     T_source_target: Tensor
+    source_depth: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def objective(
     weights = side_weights(error_model, config)
     loss, terms = _flow_loss(pairs, estimates, flow_side, pixels, weights, config, stage)
     rigid_loss, rigid_terms = _rigid_loss(
-        batch, estimates.rigid, flow_side, rigid, pixels, identity_error, weights, config, stage
+        batch, pairs, estimates.rigid, flow_side, rigid, pixels, identity_error, weights, config, stage
     )
     return StepOutput(
         loss + rigid_loss,
@@ -238,6 +240,7 @@ def _flow_loss(
     loss = config.flow_smoothness * terms["flow_smoothness"]
     if stage.flow_photometric:
         terms["flow_photometric"] = _flow_photometric(side, pixels)
+        terms["flow_skipped"] = (~(side.visible & (pixels.flow > 0)).any()).float()
         loss = loss + _in_loss(weights, config)[1] * config.flow * terms["flow_photometric"]
         if config.coarse_flow > 0 and len(estimates.flows) > 1:
             terms["flow_coarse"] = _coarse_flow_term(pairs, estimates.flows[1:])
@@ -287,9 +290,14 @@ def _coarse_flow_term(pairs: Pairs, coarse: list[tuple[Tensor, Tensor]]) -> Tens
     return torch.stack(terms).mean()
 
 
+def _at_pairs(depth: Tensor, rigid: RigidEstimate, pairs: Pairs) -> Tensor:
+    """Depth of the targets (B, 1, H, W), once for each source, at the size of the losses."""
+    sources = len(rigid.T_source_target) // len(depth)
+    return resize(depth.repeat_interleave(sources, dim=0), *pairs.size)
+
+
 def _rigid_side(pairs: Pairs, rigid: RigidEstimate) -> Reconstruction:
-    sources = len(rigid.T_source_target) // len(rigid.depth)
-    depth = resize(rigid.depth.repeat_interleave(sources, dim=0), *pairs.size)
+    depth = _at_pairs(rigid.depth, rigid, pairs)
     return _reconstruct(pairs.target, pairs.source, rigid_warp(depth, rigid.T_source_target, pairs.camera_matrix))
 
 
@@ -366,6 +374,7 @@ def _pixel_weights(
 
 def _rigid_loss(
     batch: Batch,
+    pairs: Pairs,
     estimate: RigidEstimate,
     flow_side: FlowSide,
     rigid: Reconstruction,
@@ -390,12 +399,16 @@ def _rigid_loss(
         difference = charbonnier(rigid.warp.coordinates - flow_side.there.warp.coordinates.detach())
         terms["consistency"] = masked_mean(difference, flow_side.visible * pixels.rigid)
         loss = loss + stage.consistency * terms["consistency"]
+    if config.depth_consistency > 0 and estimate.source_depth is not None:
+        terms["depth_consistency"] = _depth_consistency(pairs, estimate, flow_side.visible * pixels.rigid)
+        loss = loss + config.depth_consistency * terms["depth_consistency"]
     depth = estimate.depth.detach()
     terms |= {
         "e_r": masked_mean(rigid.error.detach(), visible),
         "e_identity": identity_error.mean(),
         "moving_share": masked_mean(1 - pixels.rigid, flow_side.visible),
         "pixel_share_depth": used.mean(),
+        "depth_skipped": (used.sum() == 0).float(),
         "pixel_share_flow": (flow_side.visible * pixels.flow).mean(),
         "weight_rigid": weights[0],
         "weight_flow": weights[1],
@@ -403,6 +416,13 @@ def _rigid_loss(
         "depth_spread": depth.log().std((1, 2, 3)).mean(),
     }
     return loss, terms
+
+
+def _depth_consistency(pairs: Pairs, estimate: RigidEstimate, weight: Tensor) -> Tensor:
+    depth = _at_pairs(estimate.depth, estimate, pairs)
+    source_depth = resize(estimate.source_depth, *pairs.size)
+    found = depth_consistency(depth, source_depth, estimate.T_source_target, pairs.camera_matrix)
+    return masked_mean(found.error, found.valid * weight)
 
 
 def _rigid_photometric(

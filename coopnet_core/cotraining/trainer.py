@@ -9,9 +9,9 @@ import os
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -39,6 +39,7 @@ from coopnet_core.cotraining.instrumentation import (
     symptoms,
     threshold_and_temperature,
 )
+from coopnet_core.cotraining.intrinsics import LearnedFocal, late_change
 from coopnet_core.cotraining.objective import StepOutput
 from coopnet_core.cotraining.step import step
 from coopnet_core.data.augmentation import augment, to_float
@@ -49,8 +50,25 @@ from coopnet_core.errors import CheckpointError, DivergedError, UsageError
 from coopnet_core.networks.bundle import NETWORKS, CoopNetworks
 
 _BAD_STEPS_ALLOWED = 10
+_SKIPPED = ("depth_skipped", "flow_skipped")
+"""Figures of a step that say that a side had no pixel to learn from; counted over the run."""
+_CAMERA_GROUP = "camera"
+"""Name of the optimiser's group that holds a learned focal length."""
 _SYMPTOM_LINES = 50
 """Logged steps over which figures are averaged before they are taken for a symptom."""
+
+
+@dataclass(frozen=True)
+class FocalResult:
+    """A learned focal length.
+
+    Attributes:
+        factor: learned over assumed.
+        late_change: its relative range over the last quarter of the run.
+    """
+
+    factor: float
+    late_change: float
 
 
 @dataclass(frozen=True)
@@ -61,12 +79,14 @@ class TrainResult:
         best, last: checkpoints; `best` is the one with the lowest validation error.
         steps: steps of this run that are done.
         interrupted: stopped by Ctrl-C (the state was saved).
+        focal: what became of the assumed focal length; None where none was learned.
     """
 
     best: Path
     last: Path
     steps: int
     interrupted: bool
+    focal: FocalResult | None = None
 
 
 @dataclass
@@ -78,6 +98,8 @@ class _Run:
     error_model: ErrorModelState
     sampler: TripletSampler
     generator: torch.Generator
+    focal: LearnedFocal | None = None
+    skipped: Counter[str] = field(default_factory=Counter)
     step: int = 0
     earlier_steps: int = 0
     fine_tuning: bool = False
@@ -130,7 +152,8 @@ def train(
     finally:
         writer.save(run)
         writer.close()
-    return TrainResult(writer.best_path, writer.last_path, run.step, interrupted=stop.is_set())
+    focal = None if run.focal is None else FocalResult(run.focal.factor(), late_change(writer.focal_factors()))
+    return TrainResult(writer.best_path, writer.last_path, run.step, interrupted=stop.is_set(), focal=focal)
 
 
 @contextlib.contextmanager
@@ -195,11 +218,16 @@ def _loop(
     while run.step < config.steps and not stop.is_set():
         _, stage, before = stage_at(stages, run.step, config.steps)
         rate = learning_rate(config, stage, run.step, before)
-        _set_stage(run, stage, rate)
+        _set_stage(run, config, stage, rate)
         batch = augment(to_float(run.sampler.next(stage.sources).to(device)), config.augmentation, run.generator)
+        batch = _with_learned_focal(batch, run.focal)
         logs = (run.step + 1) % config.log_every == 0
         output, finite = _optimise(run, batch, config, stage, half, logs)
         bad_steps = 0 if finite else bad_steps + 1
+        run.skipped["steps_rejected"] += not finite
+        for name in _SKIPPED:
+            if name in output.terms:
+                run.skipped[name] = run.skipped[name] + output.terms[name]  # a tensor: read when it is logged
         if bad_steps > _BAD_STEPS_ALLOWED:
             bad = [name for name, value in output.terms.items() if not torch.isfinite(value)]
             raise DivergedError(
@@ -224,6 +252,12 @@ def _loop(
             writer.save(run)
 
 
+def _with_learned_focal(batch: Batch, focal: LearnedFocal | None) -> Batch:
+    if focal is None:
+        return batch
+    return replace(batch, camera_matrix=focal(batch.camera_matrix, batch.assumed))
+
+
 def _optimise(
     run: _Run, batch: Batch, config: TrainConfig, stage: StageConfig, half: torch.dtype | None, logs: bool
 ) -> tuple[StepOutput, bool]:
@@ -239,6 +273,8 @@ def _optimise(
     for name in stage.train:
         norm = nn.utils.clip_grad_norm_(getattr(run.networks, name).parameters(), config.optimiser.gradient_clip)
         finite = finite and bool(torch.isfinite(norm))
+    if run.focal is not None and run.focal.log_factor.grad is not None:
+        finite = finite and bool(torch.isfinite(run.focal.log_factor.grad))
     if finite:
         if config.loss.apportionment_acts_on == "learning_rate":
             _apportion_rates(run.optimiser, output)
@@ -254,10 +290,12 @@ def _apportion_rates(optimiser: torch.optim.Optimizer, output: StepOutput) -> No
         group["lr"] *= flow if group["name"] == "flow" else rigid
 
 
-def _set_stage(run: _Run, stage: StageConfig, rate: float) -> None:
+def _set_stage(run: _Run, config: TrainConfig, stage: StageConfig, rate: float) -> None:
     """Give gradients and training mode to the networks of the stage alone."""
+    optimiser = config.optimiser
     for group in run.optimiser.param_groups:
-        group["lr"] = rate
+        learns_camera = group["name"] == _CAMERA_GROUP
+        group["lr"] = rate * (optimiser.intrinsics_rate / optimiser.learning_rate if learns_camera else 1.0)
     for name in NETWORKS:
         network: nn.Module = getattr(run.networks, name)
         learns = name in stage.train
@@ -285,7 +323,8 @@ def _validate(
         sums: dict[str, float] = {}
         count = 0
         for batch in validation.sweep(config.validation_batches):
-            output = step(run.networks, to_float(batch.to(device)), run.error_model, config.loss, full, half)
+            known = _with_learned_focal(to_float(batch.to(device)), run.focal)
+            output = step(run.networks, known, run.error_model, config.loss, full, half)
             for name, value in output.terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
             count += 1
@@ -317,6 +356,10 @@ def _start(config: TrainConfig, clips: Sequence[Clip], init: Path | None, device
         error_model, earlier = checkpoint.error_model.to(device), checkpoint.metadata.step
     networks.to(device)
     groups = [{"params": list(getattr(networks, name).parameters()), "name": name} for name in NETWORKS]
+    focal = None
+    if config.learn_intrinsics and any(clip.camera.assumed for clip in clips):
+        focal = LearnedFocal().to(device)
+        groups.append({"params": list(focal.parameters()), "name": _CAMERA_GROUP})
     optimiser = torch.optim.Adam(groups, lr=config.optimiser.learning_rate, fused=True)
     generator = torch.Generator().manual_seed(config.seed)
     return _Run(
@@ -325,6 +368,7 @@ def _start(config: TrainConfig, clips: Sequence[Clip], init: Path | None, device
         error_model,
         sampler,
         generator,
+        focal,
         earlier_steps=earlier,
         fine_tuning=init is not None,
     )
@@ -341,12 +385,15 @@ def _restore(run: _Run, output: Path) -> None:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         run.networks.load_state_dict(state["networks"])
+        if run.focal is not None:
+            run.focal.load_state_dict(state["focal"])
         run.optimiser.load_state_dict(state["optimiser"])
         run.error_model = ErrorModelState.from_floats(state["error_model"], run.error_model.b_r.device)
         run.sampler.restore(json.loads(state["sampler"]))
         run.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
         run.step, run.best, run.stage_of_best = state["step"], state["best"], state["stage_of_best"]
+        run.skipped = Counter(state["skipped"])
         run.earlier_steps, run.fine_tuning = state["earlier_steps"], state["fine_tuning"]
     except (RuntimeError, KeyError, ValueError, EOFError) as error:
         raise CheckpointError(
@@ -385,8 +432,11 @@ class _Writer:
                 "temperature": temperature,
             }
             values |= state | gates
+        if run.focal is not None:
+            values["focal_factor"] = run.focal.factor()
+        values |= {name: float(count) for name, count in run.skipped.items()}
         values |= gradient_shares(output) | {"lr": rate, "triplets_per_s": throughput}
-        self._recent.append(values)
+        self._recent.append(values | {"step": float(run.step)})
         self._write({"step": run.step, "stage": stage.name, "validation": False} | values)
 
     def new_symptoms(self, step_index: int) -> list[str]:
@@ -395,6 +445,9 @@ class _Writer:
             return []
         names = ("e_r", "e_identity", "depth_spread", "moving_share")
         means = {name: sum(values[name] for values in self._recent) / len(self._recent) for name in names}
+        first, last = self._recent[0], self._recent[-1]
+        steps = max(last["step"] - first["step"], 1.0)
+        means["depth_skipped"] = (last["depth_skipped"] - first["depth_skipped"]) / steps
         found = symptoms(means, self._config.loss.error_model.maximum_pi)
         new = {kind: text for kind, text in found.items() if kind not in self._said}
         self._said |= set(new)
@@ -402,6 +455,11 @@ class _Writer:
             with (self._output / "warnings.txt").open("a") as file:
                 file.writelines(f"step {step_index}: {text}\n" for text in new.values())
         return list(new.values())
+
+    def focal_factors(self) -> list[float]:
+        """All factors of a learned focal length that the run has logged, those before a resume too."""
+        lines = map(json.loads, (self._output / "metrics.jsonl").read_text().splitlines())
+        return [line["focal_factor"] for line in lines if line.get("focal_factor") is not None]
 
     def log_validation(self, run: _Run, stage: StageConfig, terms: dict[str, float]) -> None:
         """One line of validation figures."""
@@ -437,12 +495,18 @@ class _Writer:
             if isinstance(value, float):
                 self._tensorboard.add_scalar(f"{prefix}/{name}", value, line["step"])
 
+    def _camera_matrix(self, run: _Run) -> list[list[float]]:
+        matrix = self._camera.matrix
+        if run.focal is not None and self._camera.assumed:
+            matrix[[0, 1], [0, 1]] *= run.focal.factor()
+        return matrix.tolist()
+
     def _metadata(self, run: _Run, figures: dict[str, float]) -> CheckpointMetadata:
         return CheckpointMetadata(
             networks=self._config.networks.model_dump(mode="json"),
             width=self._camera.width,
             height=self._camera.height,
-            camera_matrix=self._camera.matrix.tolist(),
+            camera_matrix=self._camera_matrix(run),
             error_model=run.error_model.as_floats(),
             error_model_config=self._config.loss.error_model.model_dump(mode="json"),
             step=run.earlier_steps + run.step,
@@ -454,6 +518,8 @@ class _Writer:
 def _state(run: _Run) -> dict[str, Any]:
     return {
         "networks": run.networks.state_dict(),
+        "skipped": {name: float(count) for name, count in run.skipped.items()},
+        "focal": None if run.focal is None else run.focal.state_dict(),
         "optimiser": run.optimiser.state_dict(),
         "error_model": run.error_model.as_floats(),
         "sampler": json.dumps(run.sampler.state()),

@@ -33,7 +33,7 @@ def augment(batch: Batch, config: AugmentationConfig, generator: torch.Generator
     if moving is not None:
         moving = torch.where(flips.view(-1, 1, 1, 1), moving.flip(-1), moving)
     frames = _recolour(frames, config, generator)
-    return Batch(frames[:, 0], frames[:, 1:], matrix, moving)
+    return Batch(frames[:, 0], frames[:, 1:], matrix, moving, batch.assumed)
 
 
 def _flip_matrix(matrix: Tensor, flips: Tensor, width: int) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -331,7 +331,7 @@ class _FrameReader:
             if self._fov_degrees is None:
                 return None
             self._report.note(f"no calibration: a centred pinhole of {self._fov_degrees:g} degrees is assumed")
-            return Camera.from_field_of_view(width, height, self._fov_degrees)
+            return replace(Camera.from_field_of_view(width, height, self._fov_degrees), assumed=True)
         if self._topics.rectified and calibration and any(calibration.d):
             self._report.note("rectified images: CameraInfo.p is used, d is not")
         same_aspect = abs(camera.width * height / width - camera.height) < 1.0

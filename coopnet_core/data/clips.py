@@ -264,7 +264,7 @@ def _uncalibrated(path: Path, topics: CameraTopics) -> str:
     return (
         f"Bag {path}: the camera of {topics.image} is not calibrated ({found}). A sensor_msgs/CameraInfo with the "
         "focal length was expected. Calibrate the camera (camera_calibration), name the topic with --camera-info, or "
-        "pass --fov DEGREES to assume a centred pinhole of that horizontal field of view."
+        "pass --fov DEGREES to assume a centred pinhole of that horizontal field of view, or --learn-intrinsics."
     )
 
 

@@ -22,20 +22,22 @@ class Batch:
         sources: (B, S, 3, H, W), likewise.
         camera_matrix: (B, 3, 3) float32 of all frames of a row.
         moving: (B, 1, H, W) bool, the true moving mask of the targets, where every clip has one.
+        assumed: (B,) bool, whether the row's K is a guess; None: none is.
     """
 
     target: Tensor
     sources: Tensor
     camera_matrix: Tensor
     moving: Tensor | None = None
+    assumed: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         return Batch(*(None if tensor is None else tensor.to(device, non_blocking=True) for tensor in self.tensors()))
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
         """All fields."""
-        return self.target, self.sources, self.camera_matrix, self.moving
+        return self.target, self.sources, self.camera_matrix, self.moving, self.assumed
 
 
 class TripletSampler:
@@ -107,12 +109,13 @@ class TripletSampler:
         return tuple(self._rng.choice(self._offsets, size=sources, replace=False))
 
     def _assemble(self, rows: Sequence[np.ndarray], offsets: Sequence[tuple[int, ...]]) -> Batch:
-        targets, sources, matrices, masks = [], [], [], []
+        targets, sources, matrices, masks, assumed = [], [], [], [], []
         for (c, k), chosen in zip(rows, offsets, strict=True):
             clip = self._clips[c]
             targets.append(clip.images[k])
             sources.append(np.stack([clip.images[k + offset] for offset in chosen]))
             matrices.append(clip.camera.matrix)
+            assumed.append(clip.camera.assumed)
             if self._masked:
                 masks.append(clip.moving[k])
         return Batch(
@@ -120,4 +123,5 @@ class TripletSampler:
             torch.from_numpy(np.stack(sources)).permute(0, 1, 4, 2, 3),
             torch.from_numpy(np.stack(matrices)).float(),
             torch.from_numpy(np.stack(masks))[:, None] if self._masked else None,
+            torch.tensor(assumed),
         )

@@ -18,6 +18,7 @@ class Camera:
         fx, fy, cx, cy: focal lengths and principal point, pixels.
         distortion_model: "" (none), "plumb_bob", "rational_polynomial" or "equidistant".
         distortion: the coefficients, in the order of sensor_msgs/CameraInfo.
+        assumed: the intrinsics are a guess, because no calibration was there.
     """
 
     width: int
@@ -28,6 +29,7 @@ class Camera:
     cy: float
     distortion_model: str = ""
     distortion: tuple[float, ...] = ()
+    assumed: bool = False
 
     def __post_init__(self) -> None:
         """Refuse sizes and focal lengths that no camera has."""

@@ -8,7 +8,7 @@ from coopnet_core.config import ErrorModelConfig
 from coopnet_core.cotraining.error_model import ErrorModelState, Evidence, posterior
 from coopnet_core.cotraining.instrumentation import symptoms, threshold_and_temperature
 
-GOOD = {"e_r": 0.1, "e_identity": 0.2, "depth_spread": 0.6, "moving_share": 0.1}
+GOOD = {"e_r": 0.1, "e_identity": 0.2, "depth_spread": 0.6, "moving_share": 0.1, "depth_skipped": 0.0}
 
 
 def _state(**values):
@@ -45,6 +45,7 @@ def test_a_shut_gate_has_no_threshold():
         ({"e_r": 0.25}, "unexplained", "calibration"),
         ({"depth_spread": 0.001}, "collapsed", "collapsed"),
         ({"moving_share": 0.4}, "everything_moves", "everything moves"),
+        ({"depth_skipped": 0.5}, "skipped", "in 50 % of the steps no pixel was left"),
     ],
 )
 def test_each_symptom_is_named(change, kind, says):

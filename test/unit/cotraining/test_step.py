@@ -7,8 +7,9 @@ from coopnet_core.config import LossConfig, StageConfig, load_config
 from coopnet_core.cotraining.apportionment import APPORTIONMENTS
 from coopnet_core.cotraining.error_model import ErrorModelState
 from coopnet_core.cotraining.instrumentation import gradient_shares, retain_gradients
+from coopnet_core.cotraining.objective import Estimates, RigidEstimate, objective
 from coopnet_core.cotraining.rules import RULES
-from coopnet_core.cotraining.step import step
+from coopnet_core.cotraining.step import estimate, step
 from coopnet_core.data.triplets import Batch
 from coopnet_core.networks.bundle import CoopNetworks
 
@@ -105,6 +106,75 @@ def test_identical_frames_give_finite_loss_and_gradient(networks):
     output = _run(networks, still)
     output.loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in networks.parameters())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_pixels_that_are_not_finite_spoil_nothing(networks, value):
+    batch = _batch()
+    target, sources = batch.target.clone(), batch.sources.clone()
+    target[0, :, 10:14, 20:30] = value
+    sources[1, 0, 0, 5, 5] = value
+    output = _run(networks, Batch(target, sources, batch.camera_matrix))
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in networks.parameters())
+    assert all(torch.tensor(list(output.error_model.as_floats().values())).isfinite())
+
+
+def test_a_side_without_pixels_is_skipped_and_says_so(networks):
+    batch = replace(_batch(), moving=torch.ones(2, 1, 64, 96, dtype=torch.bool))
+    output = _run(networks, batch, loss=LossConfig(rule="oracle"))
+    output.loss.backward()
+    assert output.terms["rigid_photometric"] == 0
+    assert output.terms["depth_skipped"] == 1
+    assert output.terms["flow_skipped"] == 0
+    assert output.loss.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in networks.parameters())
+
+
+def _estimates(flow_px, rows=4, depth=5.0):
+    """Free estimates of `_batch`'s pairs: the same flow everywhere, a flat wall, no motion."""
+    flow = torch.full((rows, 2, 16, 24), float(flow_px)).requires_grad_()
+    disparity = torch.full((rows // 2, 1, 64, 96), 1 / depth).requires_grad_()
+    motion = torch.eye(4).expand(rows, 4, 4)
+    return Estimates(
+        [(flow, flow)], RigidEstimate([disparity], 1 / disparity, motion, torch.full((rows, 1, 64, 96), 5.0))
+    )
+
+
+def test_a_batch_without_a_visible_pixel_gives_finite_loss_and_changes_no_model():
+    estimates = _estimates(flow_px=1000.0)
+    state = ErrorModelState.initial()
+    output = objective(_batch(), estimates, state, LossConfig(), StageConfig(name="all", share=1))
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert output.terms["depth_skipped"] == 1
+    assert output.terms["flow_skipped"] == 1
+    assert estimates.flows[0][0].grad.isfinite().all()
+    assert output.error_model.b_r == state.b_r
+
+
+def test_depths_that_disagree_are_drawn_together_when_asked():
+    stage = StageConfig(name="all", share=1)
+    config = LossConfig(rule="sum", depth_consistency=1.0)
+    agreeing = objective(_batch(), _estimates(0.0), ErrorModelState.initial(), config, stage)
+    assert agreeing.terms["depth_consistency"].item() == pytest.approx(0, abs=1e-5)
+    estimates = _estimates(0.0, depth=2.5)
+    output = objective(_batch(), estimates, ErrorModelState.initial(), config, stage)
+    assert output.terms["depth_consistency"].item() == pytest.approx(2.5 / 7.5, rel=1e-3)
+    without = objective(_batch(), estimates, ErrorModelState.initial(), LossConfig(rule="sum"), stage)
+    assert "depth_consistency" not in without.terms
+    assert (output.loss - without.loss).item() == pytest.approx(2.5 / 7.5, rel=1e-2)
+
+
+def test_the_sources_get_a_depth_only_where_it_is_wanted(networks):
+    networks.eval()
+    plain = estimate(networks, _batch(), TOGETHER)
+    assert plain.rigid.source_depth is None
+    both = estimate(networks, _batch(), TOGETHER, with_source_depth=True)
+    assert torch.allclose(both.rigid.depth, plain.rigid.depth, rtol=1e-4)
+    alone = networks.depths(_batch().sources.flatten(0, 1))[1]
+    assert torch.allclose(both.rigid.source_depth, alone, rtol=1e-4)
 
 
 def test_the_auto_mask_drops_a_static_world(networks):

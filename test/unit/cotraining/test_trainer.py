@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,3 +160,33 @@ def test_learning_rate_starts_small_and_ends_at_the_final_factor():
     assert rates == sorted(rates, reverse=True)
     slow = StageConfig(name="b", share=1, rate=0.5)
     assert learning_rate(config, slow, 40, 40) == pytest.approx(0.5 * learning_rate(config, stage, 40, 40))
+
+
+def _assumed(clip):
+    return replace(clip, camera=replace(clip.camera, assumed=True))
+
+
+def test_a_focal_length_is_learned_kept_and_resumed(tmp_path):
+    overrides = {"learn_intrinsics": "true", "fine_tuning": "[{name: together, share: 1.0, sources: 1}]"}
+    start = train(_config(steps="2"), [_clip()], [], tmp_path / "start")
+    clips = [_assumed(_clip())]
+    whole = train(_config(**overrides), clips, [], tmp_path / "whole", init=start.last)
+    assert whole.focal is not None
+    assert whole.focal.factor != 1.0
+    learned = load_checkpoint(whole.last).metadata.camera_matrix
+    assert learned[0][0] == pytest.approx(CAMERA.fx * whole.focal.factor)
+    assert learned[1][2] == CAMERA.cy
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["focal_factor"] == pytest.approx(whole.focal.factor, abs=1e-6)
+    part = _config(**overrides)
+    train(part.model_copy(update={"steps": 2}), clips, [], tmp_path / "part", init=start.last)
+    state = torch.load(tmp_path / "part" / "state.pt", weights_only=True)
+    resumed = train(part, clips, [], tmp_path / "part", resume=True)
+    assert state["focal"]["log_factor"] != 0
+    assert resumed.focal.factor != pytest.approx(float(state["focal"]["log_factor"].exp()), abs=1e-9)
+
+
+def test_calibrated_cameras_have_nothing_to_learn(tmp_path):
+    result = train(_config(learn_intrinsics="true", steps="2"), [_clip()], [], tmp_path)
+    assert result.focal is None
+    assert load_checkpoint(result.last).metadata.camera_matrix == CAMERA.matrix.tolist()

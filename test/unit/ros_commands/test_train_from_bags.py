@@ -30,6 +30,7 @@ class Calls:
     made: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
     error: BaseException | None = None
+    focal: trainer.FocalResult | None = None
 
     def train(self, config, clips_train, clips_validation, output, **rest) -> trainer.TrainResult:
         self.made.append(
@@ -37,7 +38,7 @@ class Calls:
         )
         if self.error:
             raise self.error
-        return trainer.TrainResult(output / "best", output / "last", 7, self.interrupted)
+        return trainer.TrainResult(output / "best", output / "last", 7, self.interrupted, self.focal)
 
 
 @pytest.fixture
@@ -185,6 +186,28 @@ def test_uncalibrated(tmp_path: Path, calls: Calls, capsys):
     assert "--fov DEGREES" in refused(capsys, 3, bag, "--dry-run")
     assert run(bag, "--dry-run", "--fov", 80) == 0
     assert "centred pinhole of 80 degrees is assumed" in capsys.readouterr().out
+
+
+def test_an_unknown_camera_is_learned_when_asked(tmp_path: Path, calls: Calls, capsys):
+    bag = write_bag(tmp_path / "bag", recording(10, info_topic=None))
+    assert run(bag, "--dry-run", "--learn-intrinsics") == 0
+    said = capsys.readouterr().out
+    assert "centred pinhole of 70 degrees is assumed" in said
+    assert "the focal length of 1 of 1 training clips is learned" in said
+    assert run(write_bag(tmp_path / "known", recording(10)), "--dry-run", "--learn-intrinsics") == 0
+    assert "has nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("late_change", "advice"), [(0.003, "settled: use it with --fov 53.1"), (0.2, "go on with --init")]
+)
+def test_what_was_learned_of_a_camera_is_said(tmp_path: Path, calls: Calls, capsys, late_change: float, advice: str):
+    bag = write_bag(tmp_path / "bag", recording(10, info_topic=None))
+    calls.focal = trainer.FocalResult(2.0, late_change)
+    assert run(bag, "--output", tmp_path / "run", "--learn-intrinsics", "--fov", 90) == 0
+    said = capsys.readouterr().out
+    assert "horizontal field of view 53.1 degrees, started from 90 (focal length x 2.000)" in said
+    assert advice in said
 
 
 def test_unknown_encoding(tmp_path: Path, calls: Calls, capsys):
