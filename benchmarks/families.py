@@ -4,7 +4,8 @@ Each frame is reconstructed from the one before it: by the networks of a checkpo
 refined as in inference, or by the scene's true warps disturbed by a smooth error, which shows what better networks
 would see. The families are fitted to the static and to the moving pixels (KS distance, AIC), and every pair of them is
 run through the error model (AUC and IoU of the mask). An anchor made of the true movers shows what the displaced one
-costs. Writes families.json and families.png.
+costs. Writes families.json, families.png (densities of Delta), model.png (the fitted error model over its data) and
+maps.png (what it makes of one frame of each scene).
 
 python benchmarks/families.py --checkpoint models/small_rendered.safetensors --seeds 1 2 --output out/families
 python benchmarks/families.py --warps truth --rigid-error 0.5 --flow-error 0.5
@@ -41,11 +42,13 @@ from coopnet_core.cotraining.error_model import (
     Evidence,
     gate_is_open,
     log_disagreement,
+    moving_log_density,
     posterior,
     smoothed,
+    static_log_density,
     update,
 )
-from coopnet_core.cotraining.families import LOG_RATIO, MOVING, STATIC, Parameters
+from coopnet_core.cotraining.families import LOG_RATIO, MOVING, STATIC, Parameters, gaussian_log_density
 from coopnet_core.cotraining.goodness import Goodness, compare_families
 from coopnet_core.data.rendered import RenderedClip, SceneConfig, render_clip
 from coopnet_core.evaluation.mask import MaskMeter
@@ -67,9 +70,10 @@ CUES = ("photometric", "correspondence", "joint")
 
 @dataclass(frozen=True)
 class Pixels:
-    """What the networks say of frame pairs and what is true of them, (P, 1, H, W) each.
+    """What the networks say of frame pairs and what is true of them, (P, 1, H, W) each but the image.
 
     Attributes:
+        image: (P, 3, H, W) in [0, 1].
         delta: smoothed e_r - e_f.
         anchored_delta: the same with the source displaced instead of warped rigidly.
         log_ratio: log(e_r / e_f), both smoothed.
@@ -78,6 +82,7 @@ class Pixels:
         moving: bool, the truth.
     """
 
+    image: Tensor
     delta: Tensor
     anchored_delta: Tensor
     log_ratio: Tensor
@@ -162,6 +167,7 @@ def measured(warps: Warps, moving: Tensor, window: int, seed: int) -> Pixels:
         )
     )
     return Pixels(
+        target,
         error_rigid - error_flow,
         error_unrelated - error_flow,
         ((error_rigid + LEAST_ERROR) / (error_flow + LEAST_ERROR)).log(),
@@ -205,16 +211,25 @@ def mask_figures(pixels: Pixels, base: ErrorModelConfig) -> list[dict[str, objec
     return rows
 
 
+def evidence_of(pixels: Pixels) -> Evidence:
+    return Evidence(pixels.delta, pixels.disagreement, pixels.visible.float())
+
+
+def fitted(pixels: Pixels, anchor: Anchor, config: ErrorModelConfig) -> ErrorModelState:
+    """The error model fitted to these pixels from nothing."""
+    once = config.model_copy(update={"em_steps": EM_STEPS})
+    return update(ErrorModelState.initial(), evidence_of(pixels), anchor, once)
+
+
 def mask_of(
     pixels: Pixels, anchor: Anchor, source: str, base: ErrorModelConfig, cue: str, static: str, moving: str
 ) -> dict[str, object]:
     """The error model fitted to these pixels from nothing, and the figures of its mask."""
     chosen = {"cue": cue, "static_family": static, "moving_family": moving}
-    config = base.model_copy(update=chosen | {"em_steps": EM_STEPS})
-    evidence = Evidence(pixels.delta, pixels.disagreement, pixels.visible.float())
-    state = update(ErrorModelState.initial(), evidence, anchor, config)
+    config = base.model_copy(update=chosen)
+    state = fitted(pixels, anchor, config)
     meter = MaskMeter()
-    meter.update(pixels.moving.numpy(), posterior(evidence, state, config).numpy(), pixels.visible.numpy())
+    meter.update(pixels.moving.numpy(), posterior(evidence_of(pixels), state, config).numpy(), pixels.visible.numpy())
     facts = {"anchor": source, "gate": bool(gate_is_open(state, config)), "pi": state.pi.item()}
     return chosen | facts | (meter.compute() or {})
 
@@ -239,6 +254,67 @@ def draw(path: Path, pixels: Pixels, rows: tuple[Goodness, ...]) -> None:
             axes.set_ylim(heights[heights > 0].min() / 3, 3 * heights.max())
             axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_model(path: Path, pixels: Pixels, state: ErrorModelState, config: ErrorModelConfig) -> None:
+    """Both cues: shares of static and moving pixels, and the densities that the error model gives them."""
+    count = pixels.visible.sum().item()
+    cues = (
+        (
+            "e_r - e_f",
+            pixels.delta,
+            lambda x: (static_log_density(x, state, config), moving_log_density(x, state, config)),
+        ),
+        (
+            "log |F - F_rigid|, relative",
+            pixels.disagreement,
+            lambda x: (
+                gaussian_log_density(x, state.log_static_mean, state.log_static_spread),
+                gaussian_log_density(x, state.log_moving_mean, state.log_moving_spread),
+            ),
+        ),
+    )
+    figure, grid = plt.subplots(1, 2, figsize=(13.0, 4.2), layout="constrained")
+    for axes, (title, values, log_densities) in zip(grid, cues, strict=True):
+        low, high = values[pixels.visible].quantile(0.002).item(), values[pixels.visible].quantile(0.998).item()
+        x = torch.linspace(low, high, 400)
+        groups = (("static", ~pixels.moving, "C0", 1 - state.pi), ("moving", pixels.moving, "C3", state.pi))
+        for (name, group, color, share), log_density in zip(groups, log_densities(x), strict=True):
+            chosen = values[group & pixels.visible]
+            weights = np.full(len(chosen), 100 / ((high - low) * count))
+            axes.hist(
+                chosen.numpy(), 100, range=(low, high), weights=weights, color=color, alpha=0.4, label=f"{name}, true"
+            )
+            axes.plot(x.numpy(), (share * log_density.exp()).numpy(), color=color, label=f"{name}, fitted")
+        axes.set(title=title, yscale="log", ylabel="density times share", ylim=(1e-3, None))
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def draw_maps(path: Path, pixels: Pixels, state: ErrorModelState, config: ErrorModelConfig, scenes: int) -> None:
+    """Image, both cues, posterior and truth of the middle frame of each scene."""
+    gamma = posterior(evidence_of(pixels), state, config)
+    pairs = len(gamma) // scenes
+    figure, grid = plt.subplots(scenes, 5, figsize=(20.0, 1.5 * scenes), squeeze=False, layout="constrained")
+    for row, axes in enumerate(grid):
+        index = row * pairs + pairs // 2
+        disagreement = pixels.disagreement[index, 0]
+        low, high = state.log_static_mean.item(), state.log_anchor_mean.item()
+        panels = (
+            ("image", pixels.image[index].permute(1, 2, 0), {}),
+            ("e_r - e_f", pixels.delta[index, 0], {"cmap": "coolwarm", "vmin": -0.3, "vmax": 0.3}),
+            ("log |F - F_rigid|", disagreement, {"cmap": "magma", "vmin": low, "vmax": high}),
+            ("posterior of motion (black: not visible)", gamma[index, 0], {"cmap": "gray", "vmin": 0, "vmax": 1}),
+            ("truth", pixels.moving[index, 0].float(), {"cmap": "gray", "vmin": 0, "vmax": 1}),
+        )
+        for axis, (title, values, style) in zip(axes, panels, strict=True):
+            axis.imshow(values.numpy(), interpolation="nearest", **style)
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(title)
+    figure.savefig(path, dpi=60)
     plt.close(figure)
 
 
@@ -309,6 +385,9 @@ def main() -> int:
     }
     (arguments.output / "families.json").write_text(json.dumps(facts, indent=2) + "\n")
     draw(arguments.output / "families.png", pixels, rows)
+    state = fitted(pixels, Anchor(pixels.anchored_delta, pixels.anchored_disagreement), config)
+    draw_model(arguments.output / "model.png", pixels, state, config)
+    draw_maps(arguments.output / "maps.png", pixels, state, config, len(arguments.seeds))
     return 0
 
 

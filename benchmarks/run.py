@@ -6,14 +6,17 @@ python benchmarks/run.py --output out/bench [--threads 2] [--repeats 5]
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
 import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -22,7 +25,10 @@ from rich.table import Table
 
 from coopnet_core.checkpoint import CheckpointMetadata, save_checkpoint
 from coopnet_core.config import load_config
+from coopnet_core.cotraining import objective as objective_module
 from coopnet_core.cotraining.error_model import ErrorModelState
+from coopnet_core.cotraining.instrumentation import gradient_shares, retain_gradients, threshold_and_temperature
+from coopnet_core.cotraining.objective import StepOutput
 from coopnet_core.cotraining.step import step
 from coopnet_core.data.augmentation import augment, to_float
 from coopnet_core.data.frames import Clip, Frame
@@ -71,12 +77,68 @@ def training_figures(clip: Clip, preset: str, device: torch.device, repeats: int
             output.loss.backward()
             optimiser.step()
             state[0] = output.error_model
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            _wait_for(device)
 
         figures[name] = timed(one, repeats)
         figures[name]["targets_per_s"] = 1e3 * config.batch_size / figures[name]["median_ms"]
     return figures
+
+
+def machinery_figures(clip: Clip, preset: str, device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
+    """What the error model and the instrumentation take of a step of the last stage, in ms and as a share of it.
+
+    The error model works in every step; the instrumentation in every `log_every`-th, and is spread over them here.
+    """
+    config = load_config(preset, [], {})
+    stage, half = config.stages[-1], half_dtype(device)
+    sampler = TripletSampler([clip], config.frame_offsets, config.batch_size, 0)
+    networks = CoopNetworks(config.networks).to(device)
+    state, seconds = ErrorModelState.initial(device), Counter[str]()
+
+    def clocked(name: str, work: Callable) -> Callable:
+        def wrapped(*arguments: object, **named: object) -> object:
+            _wait_for(device)
+            start = time.perf_counter()
+            result = work(*arguments, **named)
+            _wait_for(device)
+            seconds[name] += time.perf_counter() - start
+            return result
+
+        return wrapped
+
+    def one() -> None:
+        batch = to_float(sampler.next(stage.sources).to(device))
+        output = step(networks, batch, state, config.loss, stage, half)
+        networks.zero_grad(set_to_none=True)
+        retain_gradients(output)
+        output.loss.backward()
+        measure(output)
+
+    def report_of(output: StepOutput) -> None:
+        gradient_shares(output)
+        threshold_and_temperature(output.error_model, config.loss.error_model)
+        _ = {name: float(value) for name, value in output.terms.items()} | output.error_model.as_floats()
+
+    measure, whole = clocked("instrumentation", report_of), clocked("step", one)
+    parts = dict.fromkeys(("_evidence", "update", "_pixel_weights"), "error model")
+    with contextlib.ExitStack() as stack:
+        for attribute, name in parts.items():
+            clocked_part = clocked(name, getattr(objective_module, attribute))
+            stack.enter_context(mock.patch.object(objective_module, attribute, clocked_part))
+        whole()
+        seconds.clear()
+        for _ in range(repeats):
+            whole()
+    seconds["step"] -= seconds["instrumentation"]
+    seconds["instrumentation"] /= config.log_every
+    return {
+        name: {"median_ms": 1e3 * value / repeats, "share": value / seconds["step"]} for name, value in seconds.items()
+    }
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def inference_figures(clip: Clip, preset: str, device: str, repeats: int) -> dict[str, dict[str, float]]:
@@ -134,6 +196,7 @@ def main() -> int:
     clip = render_clip(SceneConfig(seed=0, frames=8, camera=camera)).clip
     groups = {
         "training step": training_figures(clip, arguments.preset, device, arguments.repeats),
+        "machinery": machinery_figures(clip, arguments.preset, device, 2 * arguments.repeats),
         "inference": inference_figures(clip, arguments.preset, arguments.device, arguments.repeats),
         "data": data_figures(clip, arguments.repeats),
     }
@@ -141,7 +204,9 @@ def main() -> int:
     for group, cases in groups.items():
         for case, values in cases.items():
             rate = values.get("targets_per_s", values.get("frames_per_s", 1e3 / values["median_ms"]))
-            spread = f"{values['min_ms']:.1f}-{values['max_ms']:.1f}"
+            spread = f"{values['min_ms']:.1f}-{values['max_ms']:.1f}" if "min_ms" in values else ""
+            if "share" in values:
+                spread = f"{100 * values['share']:.1f} % of a step"
             table.add_row(group, case, f"{values['median_ms']:.1f}", spread, f"{rate:.1f}")
     Console().print(table)
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -78,17 +78,17 @@ class Family:
         )
 
 
-def thinned(values: Tensor, weights: Tensor, most: int = _FIT_SAMPLES) -> tuple[Tensor, Tensor]:
-    """At most so many of the values, spread over all rows and columns, with their weights: (N,) each."""
-    values, weights, count = values.flatten(), weights.flatten(), values.numel()
+def thinned(*maps: Tensor, most: int = _FIT_SAMPLES) -> tuple[Tensor, ...]:
+    """The same pixels of several maps of one size, at most so many, spread over all rows and columns: (N,) each."""
+    count = maps[0].numel()
     if count <= most:
-        return values, weights
+        return tuple(values.flatten() for values in maps)
     # Multiples of the golden section cover the pixels evenly; every k-th pixel would be a few columns of all images.
     step = round(0.618 * count)
     while math.gcd(step, count) > 1:
         step += 1
-    chosen = torch.arange(most, device=values.device) * step % count
-    return values.index_select(0, chosen), weights.index_select(0, chosen)
+    chosen = torch.arange(most, device=maps[0].device) * step % count
+    return tuple(values.flatten().index_select(0, chosen) for values in maps)
 
 
 def fit_asymmetric_laplace(delta: Tensor, weights: Tensor, minimum: float) -> tuple[Tensor, Tensor]:
@@ -139,7 +139,7 @@ def robust_static_moments(values: Tensor, visible: Tensor, pi: Tensor, minimum_s
         pi: scalar.
         minimum_spread: floor of the spread.
     """
-    few, _ = thinned(torch.where(visible > 0, values, torch.nan), visible)
+    (few,) = thinned(torch.where(visible > 0, values, torch.nan))
     pi = pi.nan_to_num(0.0)
     levels = torch.stack([0.5 * (1 - pi), 0.1587 * (1 - pi)]).to(few.dtype)
     middle, low = torch.nanquantile(few, levels)
