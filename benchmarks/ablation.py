@@ -21,6 +21,7 @@ import cv2
 import matplotlib
 import numpy as np
 import torch
+import yaml
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -46,6 +47,7 @@ from matplotlib import pyplot as plt
 
 _TRAIN_SEEDS, _TEST_SEEDS = 5000, 9000
 _NEAR_MOVER = 9
+_STAGE = "stage."
 _SHORT = (5.0, 10.0)
 SEEN = "seen_"
 """Prefix of the figures on the scenes that were trained on (without labels, as on one's own recording)."""
@@ -101,15 +103,25 @@ SCENARIOS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs between two runs: the rule, the scalar apportionment, the identity auto-mask."""
+    """What differs between two runs: the rule, the scalar apportionment, the identity auto-mask, or other settings.
+
+    Attributes:
+        rule, apportionment, auto_mask: of the loss.
+        label: the name of a variant with `settings`.
+        settings: (key, value) of the configuration, or of the stage where the key begins with "stage.".
+    """
 
     rule: str
     apportionment: str
     auto_mask: bool
+    label: str = ""
+    settings: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> str:
         """For folders and tables."""
+        if self.label:
+            return self.label
         scalar = "" if self.apportionment == "per_pixel" else f", {self.apportionment}"
         return f"{self.rule}{scalar}{'' if self.auto_mask else ', no auto-mask'}"
 
@@ -155,12 +167,13 @@ class Scenes:
 
 def configuration(variant: Variant, seed: int, arguments: Arguments) -> TrainConfig:
     """One run: all three networks on reduced images, nothing that teaches the flow behind the rule's back."""
-    stage = f"[{{name: ablation, share: 1.0, posterior: fine, sources: 1, loss_factor: {arguments.loss_factor}}}]"
+    stage = {"name": "ablation", "share": 1.0, "posterior": "fine", "sources": 1, "loss_factor": arguments.loss_factor}
+    stage |= {key.removeprefix(_STAGE): yaml.safe_load(v) for key, v in variant.settings if key.startswith(_STAGE)}
     overrides = {
         "steps": str(arguments.steps),
         "seed": str(seed),
         "device": arguments.device,
-        "fine_tuning": stage,
+        "fine_tuning": json.dumps([stage]),
         "optimiser.learning_rate": str(arguments.learning_rate),
         "checkpoint_every": str(arguments.steps),
         "log_every": str(max(1, arguments.steps // 50)),
@@ -170,6 +183,7 @@ def configuration(variant: Variant, seed: int, arguments: Arguments) -> TrainCon
         "loss.coarse_flow": "0",
         "loss.error_model.ramp_steps": "20",
     }
+    overrides |= {key: value for key, value in variant.settings if not key.startswith(_STAGE)}
     return load_config("small", [], overrides)
 
 
@@ -326,6 +340,13 @@ def _range(text: str) -> tuple[int, int | None]:
     return int(first or 0), int(stop) if stop else None
 
 
+def _variant(text: str) -> Variant:
+    """NAME:KEY=VALUE,..."""
+    label, _, settings = text.partition(":")
+    pairs = tuple(tuple(pair.split("=", 1)) for pair in settings.split(","))
+    return Variant("hybrid", "per_pixel", auto_mask=True, label=label, settings=pairs)
+
+
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     return int(width), int(height)
@@ -358,6 +379,14 @@ def main() -> int:
     parser.add_argument("--scenarios", nargs="*", default=["plain"], choices=list(SCENARIOS))
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
     parser.add_argument("--apportionments", nargs="+", default=["per_pixel"], choices=list(APPORTIONMENTS))
+    parser.add_argument(
+        "--also",
+        type=_variant,
+        action="append",
+        default=[],
+        metavar="NAME:KEY=VALUE,...",
+        help="hybrid with other settings, such as splatting:loss.occlusion=splatting or coupled:stage.consistency=0.02",
+    )
     parser.add_argument("--auto-mask", choices=("on", "off", "both"), default="on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=300)
@@ -384,6 +413,7 @@ def main() -> int:
         for rule in arguments.rules
         if not (rule == "oracle" and arguments.real)
     ]
+    variants += arguments.also
     scenes = Scenes(arguments.size, arguments.frames)
     for name in ["real"] if arguments.real else arguments.scenarios:
         clips, figures_of = material(name, scenes, arguments, console)
