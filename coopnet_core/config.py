@@ -99,6 +99,12 @@ class ErrorModelConfig(_Model):
     photometric_limit: float = Field(
         0.5, gt=0, description="static disagreement (about pixels) below which Delta speaks in the joint posterior"
     )
+    caution: float = Field(
+        1.0,
+        gt=0,
+        description="factor on the odds of motion when pixels are withheld: how many static pixels may be given up to "
+        "spare depth and odometry one that moves",
+    )
     ramp_steps: int = Field(200, ge=1, description="steps over which the posterior fades in once the gate is open")
     coarse_factor: int = Field(4, ge=1, le=8, description="image reduction for the posterior early in training")
     smoothing: int = Field(5, ge=1, le=9, description="box on Delta, pixels (odd)")

@@ -418,6 +418,8 @@ def training_mask(
         (B, 1, H, W) in [0, 1].
     """
     gamma = posterior(evidence, state, config)
+    # To withhold a static pixel costs a little data, to keep a moving one teaches wrong depth: the odds are not even.
+    gamma = config.caution * gamma / (config.caution * gamma + 1 - gamma)
     ramp = (state.open_steps / config.ramp_steps).clamp(max=1) * gate_is_open(state, config)
     visible = evidence.visible.sum((1, 2, 3), keepdim=True).clamp(min=1e-6)
     share = gamma.sum((1, 2, 3), keepdim=True) / visible

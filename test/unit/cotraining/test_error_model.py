@@ -300,3 +300,18 @@ def test_a_state_of_another_unit_of_disagreement_is_not_believed():
     state = replace(ErrorModelState.initial(), log_static_mean=torch.tensor(-0.9), steps=torch.tensor(500.0))
     old = {name: value for name, value in state.as_floats().items() if "anchor" not in name}
     assert ErrorModelState.from_floats(old).as_floats() == ErrorModelState.initial().as_floats()
+
+
+def test_caution_multiplies_the_odds_of_what_is_withheld():
+    evidence, anchor, _ = _sample()
+    base = ErrorModelConfig(cue="photometric", ramp_steps=1, maximum_pi=0.99)
+    state = update(ErrorModelState.initial(), evidence, anchor, base)
+    error = torch.full_like(evidence.delta, 0.1)
+    plain, careful = (
+        training_mask(evidence, state, base.model_copy(update={"caution": caution}), error, error).double()
+        for caution in (1.0, 4.0)
+    )
+    between = (plain > 1e-3) & (plain < 0.99)
+    odds = (careful / (1 - careful) / (plain / (1 - plain)))[between]
+    assert torch.allclose(odds, torch.full_like(odds, 4.0), rtol=1e-2)
+    assert torch.equal(careful == 0, plain == 0)
