@@ -83,7 +83,7 @@ class Scenario:
     Attributes:
         movers: wanted share of moving pixels.
         noise: sensor noise, grey levels.
-        fps: images per second. At 25 Hz the start is near what an ablation needs (static rigid error 0.7 px, flow 1 px);
+        fps: images per second. At 25 Hz the start is near what an ablation needs (0.7 px of rigid error, 1 px of flow);
             at 10 Hz it is not.
         treatment: what is done to the images: "none", "exposure" (each has its own gain) or "poor" (little texture).
     """
