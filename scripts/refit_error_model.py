@@ -1,5 +1,8 @@
 """Fit the error model of a checkpoint anew, its networks untouched: after a change of the model, or for other images.
 
+Give it images that the networks have not learnt, as at the end of a training: of bags their last tenth is taken, of
+rendered clips those of the first seeds.
+
 python scripts/refit_error_model.py CHECKPOINT --output NEW --bags BAG ...          or --cache FOLDER of rendered clips
 """
 
@@ -47,17 +50,17 @@ def main() -> int:
     parser.add_argument("--bags", type=Path, nargs="+", default=[])
     parser.add_argument("--frames", type=int, default=None, help="first images of each bag")
     parser.add_argument("--cache", type=Path)
-    parser.add_argument("--clips", type=int, default=240)
+    parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--first-seed", type=int, default=1000)
-    parser.add_argument("--batches", type=int, default=200)
+    parser.add_argument("--batches", type=int, default=60)
     arguments = parser.parse_args()
     if bool(arguments.bags) == bool(arguments.cache):
         parser.error("give either --bags or --cache")
     checkpoint = load_checkpoint(arguments.checkpoint)
     size = checkpoint.metadata.width, checkpoint.metadata.height
     if arguments.bags:
-        options = PrepareOptions(frames=(0, arguments.frames), validation_share=0.0)
-        clips = prepare_clips(arguments.bags, size=size, options=options).train
+        options = PrepareOptions(frames=(0, arguments.frames))
+        clips = prepare_clips(arguments.bags, size=size, options=options).validation
     else:
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.clips)
         clips = [cached_clip(seed, arguments.cache, *size) for seed in seeds]

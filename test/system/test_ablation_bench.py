@@ -11,6 +11,7 @@ import pytest
 from benchmarks import ablation
 
 SMALL = ("--steps", "2", "--clips", "1", "--test-scenes", "1", "--frames", "4", "--size", "96x64", "--seeds", "0", "1")
+SMALL += ("--start-steps", "2")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, output: Path, *more: str) -> int:
@@ -24,6 +25,7 @@ def test_runs_are_made_once_and_summed_up(tmp_path: Path, monkeypatch: pytest.Mo
     results = sorted(tmp_path.glob("runs/plain/*/seed*/result.json"))
     assert [path.parent.parent.name for path in results] == ["oracle"] * 2 + ["splatting"] * 2 + ["sum"] * 2
     figures = json.loads(results[0].read_text())
+    assert (tmp_path / "start" / "checkpoints" / "last.safetensors").is_file()
     assert 0 < figures["seen_static_abs_rel"] < 2
     assert figures["curve"][-1][0] == 2
     config = (results[2].parent / "config.yaml").read_text()
