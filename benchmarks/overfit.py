@@ -67,7 +67,7 @@ def main() -> int:
     scene = SceneConfig(arguments.seed, arguments.frames, camera, movers=arguments.movers, camera_moves=True, noise=0.5)
     clip = render_clip(scene)
     start = arguments.init or shipped_file("models/small_rendered.safetensors")
-    stage = "[{name: overfit, share: 1.0, consistency: 0.02, sources: 2}]"
+    stage = "[{name: overfit, share: 1.0, consistency: 0.02, sources: 1}]"
     overrides = {"steps": str(arguments.steps), "device": "cpu", "fine_tuning": stage, "log_every": "20"}
     overrides |= {f"augmentation.{name}": "0" for name in ("flip", "brightness", "contrast", "saturation", "grey")}
     config = load_config("small", [], overrides | dict(pair.split("=", 1) for pair in arguments.set))
