@@ -149,6 +149,9 @@ class LossConfig(_Model):
         description="how hidden pixels are found and dropped: not at all, by the forward-backward check of the flows, "
         "or where the backward flow, splatted, does not reach",
     )
+    contact: float = Field(
+        0.0, ge=0, description="weight of the tie of a withheld pixel's depth to that of the pixel below it"
+    )
     depth_consistency: float = Field(
         0.0, ge=0, description="weight of the disagreement of the depths of target and source, on static pixels"
     )

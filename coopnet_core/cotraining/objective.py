@@ -30,7 +30,7 @@ from coopnet_core.geometry.sampling import resize, resize_flow, sample
 from coopnet_core.losses.consistency import charbonnier, depth_consistency
 from coopnet_core.losses.photometric import photometric_error
 from coopnet_core.losses.reduction import masked_mean
-from coopnet_core.losses.smoothness import disparity_smoothness, flow_smoothness
+from coopnet_core.losses.smoothness import contact, disparity_smoothness, flow_smoothness
 from coopnet_core.losses.visibility import forward_backward_visible, splat_visible, usable_visibility
 
 _UNSEEN = 1e3
@@ -399,6 +399,9 @@ def _rigid_loss(
         difference = charbonnier(rigid.warp.coordinates - flow_side.there.warp.coordinates.detach())
         terms["consistency"] = masked_mean(difference, flow_side.visible * pixels.rigid)
         loss = loss + stage.consistency * terms["consistency"]
+    if config.contact > 0:
+        terms["contact"] = _contact(estimate.depth, 1 - pixels.rigid)
+        loss = loss + config.contact * terms["contact"]
     if config.depth_consistency > 0 and estimate.source_depth is not None:
         terms["depth_consistency"] = _depth_consistency(pairs, estimate, flow_side.visible * pixels.rigid)
         loss = loss + config.depth_consistency * terms["depth_consistency"]
@@ -416,6 +419,12 @@ def _rigid_loss(
         "depth_spread": depth.log().std((1, 2, 3)).mean(),
     }
     return loss, terms
+
+
+def _contact(depth: Tensor, withheld: Tensor) -> Tensor:
+    """The tie of withheld pixels to what is below, withheld as far as any source says so."""
+    withheld = withheld.unflatten(0, (len(depth), -1)).amax(dim=1)
+    return contact(depth, resize(withheld, *depth.shape[-2:]))
 
 
 def _depth_consistency(pairs: Pairs, estimate: RigidEstimate, weight: Tensor) -> Tensor:

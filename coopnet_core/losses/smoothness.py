@@ -7,6 +7,7 @@ from torch import Tensor
 
 from coopnet_core.geometry.sampling import resize
 from coopnet_core.losses.precision import full_precision
+from coopnet_core.losses.reduction import masked_mean
 
 _EDGE_SHARPNESS_FLOW = 10.0
 
@@ -57,3 +58,19 @@ def flow_smoothness(flow: Tensor, image: Tensor) -> Tensor:
         weight = torch.exp(-_EDGE_SHARPNESS_FLOW * edges[crop])
         total = total + (gradient(gradient(flow)).abs() * weight).mean()
     return total
+
+
+def contact(depth: Tensor, withheld: Tensor) -> Tensor:
+    """Mean of |log D(p) - log D(pixel below p)| over withheld pixels p, the pixel below taken as given.
+
+    What is withheld from depth has no other teacher, and what little weight is left drives movers to where they would
+    seem to stand still: to infinity, for those that go along. Things stand on the ground, so their depth is that of the
+    ground where they touch it; tied to what is below, withheld pixels take it over row by row. [ours]
+
+    Args:
+        depth: (B, 1, H, W), positive.
+        withheld: (B, 1, H, W) in [0, 1], detached.
+    """
+    logarithm = full_precision(depth).log()
+    difference = (logarithm[..., :-1, :] - logarithm[..., 1:, :].detach()).abs()
+    return masked_mean(difference, withheld[..., :-1, :])

@@ -1,10 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from coopnet_core.losses.consistency import charbonnier
 from coopnet_core.losses.reduction import masked_mean
-from coopnet_core.losses.smoothness import disparity_smoothness, flow_smoothness
+from coopnet_core.losses.smoothness import contact, disparity_smoothness, flow_smoothness
 from coopnet_core.losses.visibility import forward_backward_visible, usable_visibility
 
 
@@ -80,3 +82,29 @@ def test_charbonnier_is_zero_at_zero_with_finite_gradient():
     value.sum().backward()
     assert value.abs().max() < 1e-6
     assert residual.grad.isfinite().all()
+
+
+def test_contact_ties_withheld_pixels_to_what_is_below_and_not_the_other_way():
+    depth = torch.tensor([[8.0, 8.0], [4.0, 8.0], [2.0, 8.0]]).view(1, 1, 3, 2).requires_grad_()
+    withheld = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]).view(1, 1, 3, 2)
+    cost = contact(depth, withheld)
+    assert cost.item() == pytest.approx(2 * math.log(2) / 3)
+    cost.backward()
+    assert (depth.grad[0, 0, :2, 0] > 0).all()
+    assert depth.grad[0, 0, 2].abs().max() == 0
+    assert contact(depth, torch.zeros_like(withheld)) == 0
+
+
+def test_contact_carries_the_ground_up_a_mover_that_had_gone_to_infinity():
+    ground = torch.linspace(20.0, 4.0, 16).view(1, 1, 16, 1).expand(1, 1, 16, 8).clone()
+    withheld = torch.zeros_like(ground)
+    withheld[:, :, 4:10, 2:6] = 1
+    log_depth = torch.where(withheld > 0, torch.tensor(500.0), ground).log().requires_grad_()
+    optimiser = torch.optim.Adam([log_depth], lr=0.02)
+    for _ in range(600):
+        optimiser.zero_grad()
+        contact(log_depth.exp(), withheld).backward()
+        optimiser.step()
+    found = log_depth.exp().detach()[0, 0, 4:10, 2:6]
+    assert torch.allclose(found, ground[0, 0, 10, 0].expand_as(found), rtol=0.1)
+    assert torch.equal(log_depth.exp()[withheld == 0], ground.log().exp()[withheld == 0])
