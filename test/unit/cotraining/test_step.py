@@ -250,3 +250,18 @@ def test_apportionment_of_learning_rates_leaves_the_loss_alone(networks):
     assert totals[0] == pytest.approx(totals[1])
     assert totals[2] != pytest.approx(totals[1], rel=1e-3)
     assert float(output.side_weights[1]) > float(output.side_weights[0])
+
+
+def test_withheld_pixels_are_tied_to_what_is_below_when_asked():
+    moving = torch.zeros(2, 1, 64, 96, dtype=torch.bool)
+    moving[:, :, 20:40, 30:60] = True
+    batch, stage = replace(_batch(), moving=moving), StageConfig(name="all", share=1)
+    estimates = _estimates(0.0)
+    plain = objective(batch, estimates, ErrorModelState.initial(), LossConfig(rule="oracle"), stage)
+    assert "contact" not in plain.terms
+    tilted = torch.linspace(1, 2, 64).view(1, 1, 64, 1).expand(2, 1, 64, 96)
+    rigid = replace(estimates.rigid, depth=tilted)
+    config = LossConfig(rule="oracle", contact=1.0)
+    output = objective(batch, replace(estimates, rigid=rigid), ErrorModelState.initial(), config, stage)
+    expected = (tilted[:, :, 21:41].log() - tilted[:, :, 20:40].log()).mean()
+    assert output.terms["contact"].item() == pytest.approx(expected.item(), rel=0.02)
