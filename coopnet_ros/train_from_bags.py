@@ -489,8 +489,6 @@ def _train(arguments: argparse.Namespace, config: TrainConfig, data: PreparedDat
 
 def _say_what_was_learned_of_the_camera(focal: FocalResult, assumed_degrees: float, console: Console) -> None:
     """The learned field of view, whether it can be believed, and what to do with it."""
-    from coopnet_core.cotraining.intrinsics import SETTLED
-
     degrees = math.degrees(2 * math.atan(math.tan(math.radians(assumed_degrees) / 2) / focal.factor))
     changed = f"it changed by {100 * focal.late_change:.1f} % over the last quarter of the run"
     console.print(
@@ -500,10 +498,10 @@ def _say_what_was_learned_of_the_camera(focal: FocalResult, assumed_degrees: flo
         highlight=False,
         soft_wrap=True,
     )
-    if focal.late_change > SETTLED:
-        advice = f"it is still changing: go on with --init and --fov {degrees:.1f}, on recordings in which it turns"
-    else:
+    if focal.settled:
         advice = f"settled: use it with --fov {degrees:.1f}; a calibration (camera_calibration) would be better still"
+    else:
+        advice = f"not settled: go on with --init and --fov {degrees:.1f}, on recordings in which the camera turns"
     console.print(advice, style="yellow", soft_wrap=True)
 
 

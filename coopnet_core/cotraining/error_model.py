@@ -9,8 +9,9 @@ threshold are not known to us; docs/method.md):
 * The disagreement |F - F_rigid| of the two warps, relative and in logarithms: Gaussian for static pixels, and for
   moving pixels a Gaussian anchored by rolling the rigid flow across the image.
 
-An anchor is the worst case: real movers disagree less than unrelated places do. So it is the prior of the movers' mean
-and spread, worth a small share of the pixels: few movers leave it, many movers correct it. A free fit would collapse.
+Where the camera travels fast, real movers disagree less than unrelated places do. So an anchor is only the prior of the
+movers' mean and spread, worth a small share of the pixels: few movers leave it, many correct it. A free fit would
+collapse.
 """
 
 from __future__ import annotations

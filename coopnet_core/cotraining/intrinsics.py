@@ -13,8 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-SETTLED = 0.01
-"""Relative change over the last quarter of a run below which a focal length counts as settled."""
+_SETTLED_CHANGE = 0.01
+_SETTLED_SHARE = 0.1
+"""Of the whole way gone so far."""
+_NOISE = 0.003
 
 
 class LearnedFocal(nn.Module):
@@ -40,3 +42,14 @@ def late_change(factors: Sequence[float]) -> float:
     """Relative range of the last quarter of the factors that a run has logged; 0 for fewer than two."""
     late = factors[-max(2, len(factors) // 4) :]
     return (max(late) - min(late)) / late[-1] if late else 0.0
+
+
+def has_settled(factors: Sequence[float]) -> bool:
+    """Whether the last quarter changed a factor by less than 1 %, and by little of the way it has gone from 1.
+
+    The rate of the factor does not decay within a run: what stands still does so because nothing pulls at it.
+    """
+    if len(factors) < 4:
+        return False
+    change = late_change(factors)
+    return change < _SETTLED_CHANGE and change < max(_SETTLED_SHARE * abs(factors[-1] - 1), _NOISE)

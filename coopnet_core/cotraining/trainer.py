@@ -39,7 +39,7 @@ from coopnet_core.cotraining.instrumentation import (
     symptoms,
     threshold_and_temperature,
 )
-from coopnet_core.cotraining.intrinsics import LearnedFocal, late_change
+from coopnet_core.cotraining.intrinsics import LearnedFocal, has_settled, late_change
 from coopnet_core.cotraining.objective import StepOutput
 from coopnet_core.cotraining.step import step
 from coopnet_core.data.augmentation import augment, to_float
@@ -65,10 +65,12 @@ class FocalResult:
     Attributes:
         factor: learned over assumed.
         late_change: its relative range over the last quarter of the run.
+        settled: whether that is little enough to believe it (`has_settled`).
     """
 
     factor: float
     late_change: float
+    settled: bool
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,10 @@ def train(
     finally:
         writer.save(run)
         writer.close()
-    focal = None if run.focal is None else FocalResult(run.focal.factor(), late_change(writer.focal_factors()))
+    focal = None
+    if run.focal is not None:
+        factors = writer.focal_factors()
+        focal = FocalResult(run.focal.factor(), late_change(factors), has_settled(factors))
     return TrainResult(writer.best_path, writer.last_path, run.step, interrupted=stop.is_set(), focal=focal)
 
 
@@ -297,10 +302,9 @@ def _apportion_rates(optimiser: torch.optim.Optimizer, output: StepOutput) -> No
 
 def _set_stage(run: _Run, config: TrainConfig, stage: StageConfig, rate: float) -> None:
     """Give gradients and training mode to the networks of the stage alone."""
-    optimiser = config.optimiser
     for group in run.optimiser.param_groups:
-        learns_camera = group["name"] == _CAMERA_GROUP
-        group["lr"] = rate * (optimiser.intrinsics_rate / optimiser.learning_rate if learns_camera else 1.0)
+        # That of the camera does not decay, or whatever it is would seem to settle.
+        group["lr"] = config.optimiser.intrinsics_rate if group["name"] == _CAMERA_GROUP else rate
     for name in NETWORKS:
         network: nn.Module = getattr(run.networks, name)
         learns = name in stage.train

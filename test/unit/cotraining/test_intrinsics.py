@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from coopnet_core.cotraining.intrinsics import LearnedFocal, late_change
+from coopnet_core.cotraining.intrinsics import LearnedFocal, has_settled, late_change
 from coopnet_core.geometry.projection import rigid_warp
 from coopnet_core.geometry.se3 import transform_from_vector
 
@@ -50,3 +50,12 @@ def test_late_change_looks_at_the_last_quarter_alone():
     assert late_change([1.0]) == 0
     assert late_change([1.0, 2.0, 3.0, 4.0, 4.0, 4.0, 4.0, 4.0]) == 0
     assert late_change(np.linspace(1, 2, 101).tolist()) == pytest.approx(0.12, abs=0.01)
+
+
+def test_what_creeps_has_not_settled():
+    steps = np.arange(200)
+    assert has_settled((1 + 0.3 * (1 - np.exp(-steps / 20))).tolist())
+    assert has_settled((1 + 0.001 * np.sin(steps)).tolist())
+    assert not has_settled((1 + 0.0002 * steps).tolist())
+    assert not has_settled((1 + 0.3 * (1 - np.exp(-steps / 150))).tolist())
+    assert not has_settled([1.0, 1.0])

@@ -203,7 +203,7 @@ def test_an_unknown_camera_is_learned_when_asked(tmp_path: Path, calls: Calls, c
 )
 def test_what_was_learned_of_a_camera_is_said(tmp_path: Path, calls: Calls, capsys, late_change: float, advice: str):
     bag = write_bag(tmp_path / "bag", recording(10, info_topic=None))
-    calls.focal = trainer.FocalResult(2.0, late_change)
+    calls.focal = trainer.FocalResult(2.0, late_change, settled=late_change < 0.1)
     assert run(bag, "--output", tmp_path / "run", "--learn-intrinsics", "--fov", 90) == 0
     said = capsys.readouterr().out
     assert "horizontal field of view 53.1 degrees, started from 90 (focal length x 2.000)" in said
