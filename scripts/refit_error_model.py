@@ -1,7 +1,7 @@
 """Fit the error model of a checkpoint anew, its networks untouched: after a change of the model, or for other images.
 
-Give it images that the networks have not learnt, as at the end of a training: of bags their last tenth is taken, of
-rendered clips those of the first seeds.
+Give it many images that the networks have not learnt: of bags their last tenth is taken, of rendered clips those of the
+first seeds. A single scene with few movers is not enough: its share of movers falls to the floor.
 
 python scripts/refit_error_model.py CHECKPOINT --output NEW --bags BAG ...          or --cache FOLDER of rendered clips
 """

@@ -93,11 +93,7 @@ class TrainResult:
 
 @dataclass
 class _Run:
-    """The mutable heart of a run, all of which is saved for an exact resume.
-
-    `unseen_model` is the error model fitted to the validation clips: the one to run with. On images that the networks
-    have learnt the rigid reconstruction errs less than it will elsewhere, and static pixels there would be "moving".
-    """
+    """The mutable heart of a run, all of which is saved for an exact resume."""
 
     networks: CoopNetworks
     optimiser: torch.optim.Optimizer
@@ -105,7 +101,6 @@ class _Run:
     sampler: TripletSampler
     generator: torch.Generator
     focal: LearnedFocal | None = None
-    unseen_model: ErrorModelState | None = None
     skipped: Counter[str] = field(default_factory=Counter)
     step: int = 0
     earlier_steps: int = 0
@@ -324,10 +319,8 @@ def _validate(
     device: torch.device,
     writer: _Writer,
 ) -> None:
-    """The photometric errors on fixed batches, networks in evaluation mode; fits the error model to them anew."""
+    """The photometric errors on fixed batches, networks in evaluation mode, error model frozen."""
     run.networks.eval()
-    # From nothing, but with the mask as far faded in as in training.
-    model = replace(ErrorModelState.initial(device), open_steps=run.error_model.open_steps)
     full = replace_stage(stage)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -335,13 +328,10 @@ def _validate(
         count = 0
         for batch in validation.sweep(config.validation_batches):
             known = _with_learned_focal(to_float(batch.to(device)), run.focal)
-            output = step(run.networks, known, model, config.loss, full, half)
-            model = output.error_model
+            output = step(run.networks, known, run.error_model, config.loss, full, half)
             for name, value in output.terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
             count += 1
-    if "e_r" in sums:
-        run.unseen_model = model
     terms = {name: value / count for name, value in sums.items()}
     score = sum(terms[name] for name in ("rigid_photometric", "e_f") if name in terms)
     # Only the last kind of stage trains all that counts: a better score of an earlier one is not comparable.
@@ -403,8 +393,6 @@ def _restore(run: _Run, output: Path) -> None:
             run.focal.load_state_dict(state["focal"])
         run.optimiser.load_state_dict(state["optimiser"])
         run.error_model = ErrorModelState.from_floats(state["error_model"], run.error_model.b_r.device)
-        if state["unseen_model"] is not None:
-            run.unseen_model = ErrorModelState.from_floats(state["unseen_model"], run.error_model.b_r.device)
         run.sampler.restore(json.loads(state["sampler"]))
         run.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
@@ -523,7 +511,7 @@ class _Writer:
             width=self._camera.width,
             height=self._camera.height,
             camera_matrix=self._camera_matrix(run),
-            error_model=(run.unseen_model or run.error_model).as_floats(),
+            error_model=run.error_model.as_floats(),
             error_model_config=self._config.loss.error_model.model_dump(mode="json"),
             step=run.earlier_steps + run.step,
             data=self._facts,
@@ -538,7 +526,6 @@ def _state(run: _Run) -> dict[str, Any]:
         "focal": None if run.focal is None else run.focal.state_dict(),
         "optimiser": run.optimiser.state_dict(),
         "error_model": run.error_model.as_floats(),
-        "unseen_model": None if run.unseen_model is None else run.unseen_model.as_floats(),
         "sampler": json.dumps(run.sampler.state()),
         "generator": run.generator.get_state(),
         "torch_rng": torch.get_rng_state(),

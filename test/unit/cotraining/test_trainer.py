@@ -190,14 +190,3 @@ def test_calibrated_cameras_have_nothing_to_learn(tmp_path):
     result = train(_config(learn_intrinsics="true", steps="2"), [_clip()], [], tmp_path)
     assert result.focal is None
     assert load_checkpoint(result.last).metadata.camera_matrix == CAMERA.matrix.tolist()
-
-
-def test_a_checkpoint_carries_the_error_model_of_images_that_were_not_learnt(tmp_path):
-    seen_only = train(_config(), [_clip()], [], tmp_path / "seen")
-    state = torch.load(tmp_path / "seen" / "state.pt", weights_only=True)
-    assert load_checkpoint(seen_only.last).metadata.error_model == state["error_model"]
-    both = train(_config(), [_clip()], [_clip(seed=1)], tmp_path / "both")
-    state = torch.load(tmp_path / "both" / "state.pt", weights_only=True)
-    assert load_checkpoint(both.last).metadata.error_model == state["unseen_model"]
-    assert state["unseen_model"]["steps"] == 3  # batches of two of the five targets of the validation clip
-    assert state["unseen_model"]["b_r"] != state["error_model"]["b_r"]
