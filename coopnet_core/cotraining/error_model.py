@@ -307,11 +307,11 @@ def _responsibility(evidence: Evidence, state: ErrorModelState, config: ErrorMod
     other until everything moves.
     """
     photometric_open, correspondence_open = gates(state, config)
-    chosen = _with_cue(config, "correspondence"), _with_cue(config, "photometric")
-    correspondence, photometric = (posterior(evidence, state, cue) for cue in chosen)
+    photometric = posterior(evidence, state, _with_cue(config, "photometric")) * photometric_open
     if config.cue == "photometric":
-        return photometric * photometric_open
-    return torch.where(correspondence_open, correspondence, photometric * photometric_open)
+        return photometric
+    correspondence = posterior(evidence, state, _with_cue(config, "correspondence"))
+    return torch.where(correspondence_open, correspondence, photometric)
 
 
 @torch.no_grad()
@@ -370,7 +370,7 @@ def _static_figures(delta: Tensor, weights: Tensor, config: ErrorModelConfig) ->
     """The figures of the chosen static family by name; none for the default, which has b_r and b_f."""
     if config.static_family == "asymmetric_laplace":
         return {}
-    fitted = STATIC[config.static_family].fit(*thinned(delta, weights), config.minimum_b)
+    fitted = STATIC[config.static_family].fit(delta, weights, config.minimum_b)
     return dict(zip(_STATIC_FIGURES, fitted, strict=True))
 
 
@@ -378,7 +378,7 @@ def _moving_figures(delta: Tensor, weights: Tensor, config: ErrorModelConfig) ->
     """The figures of the chosen moving family, fitted to the anchor; none for the default, which has the moments."""
     if config.moving_family == "gaussian":
         return {}
-    fitted = MOVING[config.moving_family].fit(*thinned(delta, weights), _MINIMUM_SPREAD)
+    fitted = MOVING[config.moving_family].fit(delta, weights, _MINIMUM_SPREAD)
     return dict(zip(_MOVING_FIGURES, fitted, strict=True))
 
 

@@ -114,7 +114,7 @@ def anchored_moments(
     """Moments of the weighted values and of `prior` pixels that look like the anchor, as if they were one sample.
 
     Args:
-        values, weights: (B, 1, H, W).
+        values, weights: of one shape.
         anchor: what to believe without any weight; its mean is also the highest that is believed.
         prior: scalar, how many pixels the anchor is worth.
         least: scalar, the lowest mean that is believed; where it lies above the anchor it prevails.
