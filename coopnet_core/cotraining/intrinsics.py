@@ -17,6 +17,8 @@ _SETTLED_CHANGE = 0.01
 _SETTLED_SHARE = 0.1
 """Of the whole way gone so far."""
 _NOISE = 0.003
+_LEAST_FACTORS = 20
+"""Fewer logged factors lie in the warm-up, in which nothing moves yet."""
 
 
 class LearnedFocal(nn.Module):
@@ -49,7 +51,7 @@ def has_settled(factors: Sequence[float]) -> bool:
 
     The rate of the factor does not decay within a run: what stands still does so because nothing pulls at it.
     """
-    if len(factors) < 4:
+    if len(factors) < _LEAST_FACTORS:
         return False
     change = late_change(factors)
     return change < _SETTLED_CHANGE and change < max(_SETTLED_SHARE * abs(factors[-1] - 1), _NOISE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from coopnet_core.geometry.sampling import resize
@@ -61,16 +62,50 @@ def flow_smoothness(flow: Tensor, image: Tensor) -> Tensor:
 
 
 def contact(depth: Tensor, withheld: Tensor) -> Tensor:
-    """Mean of |log D(p) - log D(pixel below p)| over withheld pixels p, the pixel below taken as given.
+    """Mean of |log D(p) - log D(foot of p)| over withheld pixels p, the foot taken as given.
 
     What is withheld from depth has no other teacher, and what little weight is left drives movers to where they would
-    seem to stand still: to infinity, for those that go along. Things stand on the ground, so their depth is that of the
-    ground where they touch it; tied to what is below, withheld pixels take it over row by row. [ours]
+    seem to stand still: to infinity, for those that go along. Things stand on the ground and their sides are upright:
+    a pixel's depth is that of the ground where its column meets it. The logarithms are relative to their mean over the
+    image: nothing else holds the scale of depth, and a pull that always goes one way would carry it off. [ours]
 
     Args:
         depth: (B, 1, H, W), positive.
-        withheld: (B, 1, H, W) in [0, 1], detached.
+        withheld: (B, 1, H, W) in [0, 1], detached. Regions thinner than three pixels are left alone.
     """
     logarithm = full_precision(depth).log()
-    difference = (logarithm[..., :-1, :] - logarithm[..., 1:, :].detach()).abs()
-    return masked_mean(difference, withheld[..., :-1, :])
+    logarithm = logarithm - logarithm.mean((2, 3), keepdim=True)
+    mover = _opened(withheld) > 0.5
+    foot, known = _foot(logarithm.detach(), mover)
+    return masked_mean((logarithm - foot).abs(), (mover & known).to(logarithm))
+
+
+def _opened(mask: Tensor) -> Tensor:
+    """Morphological opening by 3x3: false alarms along edges go, bodies stay."""
+    eroded = -F.max_pool2d(-mask, 3, stride=1, padding=1)
+    return F.max_pool2d(eroded, 3, stride=1, padding=1)
+
+
+def _foot(value: Tensor, mover: Tensor) -> tuple[Tensor, Tensor]:
+    """The value of the first pixel below that is not of a mover, (B, 1, H, W), and where there is one.
+
+    A column that the border of the image cuts off takes the foot of the nearest column beside it that has one.
+    """
+    height, width = value.shape[-2:]
+    rows = torch.arange(height, device=value.device)[:, None].expand_as(value)
+    row = _next_where(~mover, rows, dim=2)
+    known = row < height
+    foot = value.gather(2, row.clamp(max=height - 1))
+    columns = torch.arange(width, device=value.device).expand_as(value)
+    after = _next_where(known & mover, columns, dim=3)
+    before = width - 1 - _next_where((known & mover).flip(3), columns, dim=3).flip(3)
+    nearer = (columns - before < after - columns) & (before >= 0)
+    column = torch.where(nearer | (after == width), before, after)
+    beside = foot.gather(3, column.clamp(0, width - 1))
+    return torch.where(known, foot, beside), known | ((column >= 0) & (column < width))
+
+
+def _next_where(wanted: Tensor, index: Tensor, dim: int) -> Tensor:
+    """The first index at or after each place along `dim` where `wanted` holds; the length of `dim` where none does."""
+    found = torch.where(wanted, index, index.new_full((), wanted.shape[dim]))
+    return found.flip(dim).cummin(dim).values.flip(dim)
