@@ -11,6 +11,8 @@ from coopnet_core.losses.precision import full_precision
 from coopnet_core.losses.reduction import masked_mean
 
 _EDGE_SHARPNESS_FLOW = 10.0
+_HOLE, _THIN = 7, 3
+"""Pixels: smaller holes in what is withheld are not ground, thinner regions are no bodies."""
 
 
 def _gradient_x(image: Tensor) -> Tensor:
@@ -75,34 +77,40 @@ def contact(depth: Tensor, withheld: Tensor) -> Tensor:
     """
     logarithm = full_precision(depth).log()
     logarithm = logarithm - logarithm.mean((2, 3), keepdim=True)
-    mover = _opened(withheld) > 0.5
+    mover = _bodies(withheld)
     foot, known = _foot(logarithm.detach(), mover)
     return masked_mean((logarithm - foot).abs(), (mover & known).to(logarithm))
 
 
-def _opened(mask: Tensor) -> Tensor:
-    """Morphological opening by 3x3: false alarms along edges go, bodies stay."""
-    eroded = -F.max_pool2d(-mask, 3, stride=1, padding=1)
-    return F.max_pool2d(eroded, 3, stride=1, padding=1)
+def _bodies(withheld: Tensor) -> Tensor:
+    """(B, 1, H, W) bool: what is withheld, its holes filled (closing) and without thin false alarms (opening)."""
+    # Beyond the border is nothing: without it, the closing would join bodies with the border near by.
+    border = _HOLE // 2
+    filled = -_largest(-_largest(F.pad(withheld, (border,) * 4), _HOLE), _HOLE)[..., border:-border, border:-border]
+    return _largest(-_largest(-filled, _THIN), _THIN) > 0.5
+
+
+def _largest(mask: Tensor, size: int) -> Tensor:
+    return F.max_pool2d(mask, size, stride=1, padding=size // 2)
 
 
 def _foot(value: Tensor, mover: Tensor) -> tuple[Tensor, Tensor]:
     """The value of the first pixel below that is not of a mover, (B, 1, H, W), and where there is one.
 
-    A column that the border of the image cuts off takes the foot of the nearest column beside it that has one.
+    Where the lower border cuts the column off, the nearest ground of the bottom row stands in: not far above the foot.
     """
     height, width = value.shape[-2:]
     rows = torch.arange(height, device=value.device)[:, None].expand_as(value)
     row = _next_where(~mover, rows, dim=2)
-    known = row < height
-    foot = value.gather(2, row.clamp(max=height - 1))
-    columns = torch.arange(width, device=value.device).expand_as(value)
-    after = _next_where(known & mover, columns, dim=3)
-    before = width - 1 - _next_where((known & mover).flip(3), columns, dim=3).flip(3)
-    nearer = (columns - before < after - columns) & (before >= 0)
-    column = torch.where(nearer | (after == width), before, after)
-    beside = foot.gather(3, column.clamp(0, width - 1))
-    return torch.where(known, foot, beside), known | ((column >= 0) & (column < width))
+    below = value.gather(2, row.clamp(max=height - 1))
+    ground = ~mover[:, :, -1:]
+    columns = torch.arange(width, device=value.device).expand_as(ground)
+    after = _next_where(ground, columns, dim=3)
+    before = width - 1 - _next_where(ground.flip(3), columns, dim=3).flip(3)
+    before_is_nearer = (before >= 0) & ((after == width) | (columns - before < after - columns))
+    column = torch.where(before_is_nearer, before, after)
+    beside = value[:, :, -1:].gather(3, column.clamp(0, width - 1))
+    return torch.where(row < height, below, beside), (row < height) | (column < width)
 
 
 def _next_where(wanted: Tensor, index: Tensor, dim: int) -> Tensor:

@@ -82,41 +82,54 @@ def test_charbonnier_is_zero_at_zero_with_finite_gradient():
     assert residual.grad.isfinite().all()
 
 
-def _street(height: int = 16, width: int = 8) -> torch.Tensor:
-    return torch.linspace(20.0, 4.0, height).view(1, 1, height, 1).expand(1, 1, height, width).clone()
+def _street() -> torch.Tensor:
+    return torch.linspace(20.0, 4.0, 32).view(1, 1, 32, 1).expand(1, 1, 32, 24).clone()
 
 
 def _withheld(rows: slice, columns: slice) -> torch.Tensor:
-    withheld = torch.zeros(1, 1, 16, 8)
+    withheld = torch.zeros(1, 1, 32, 24)
     withheld[:, :, rows, columns] = 1
     return withheld
 
 
 def test_contact_ties_withheld_pixels_to_the_ground_below_and_not_the_other_way():
-    depth = _street().requires_grad_()
-    cost = contact(depth, _withheld(slice(4, 10), slice(2, 6)))
-    foot = depth.detach()[0, 0, 10, 0]
-    assert cost.item() == pytest.approx((depth.detach()[0, 0, 4:10, 0] / foot).log().mean().item())
+    depth, withheld = _street().requires_grad_(), _withheld(slice(4, 20), slice(6, 18))
+    cost = contact(depth, withheld)
+    foot = depth.detach()[0, 0, 20, 0]
+    assert cost.item() == pytest.approx((depth.detach()[0, 0, 4:20, 0] / foot).log().mean().item())
     cost.backward()
-    along_log = (depth.grad * depth.detach())[0, 0]
-    assert along_log[4:10, 2:6].min() > 0
-    others = along_log[_withheld(slice(4, 10), slice(2, 6))[0, 0] == 0]
+    along_log = depth.grad * depth.detach()
+    assert along_log[withheld > 0].min() > 0
+    others = along_log[withheld == 0]
     assert torch.allclose(others, torch.full_like(others, -1 / depth.numel()))
     assert along_log.sum().abs() < 1e-6, "the scale of depth is drawn along"
 
 
 def test_contact_leaves_thin_regions_alone():
-    assert contact(_street(), _withheld(slice(4, 12), slice(3, 5))) == 0
-    assert contact(_street(), _withheld(slice(4, 6), slice(0, 8))) == 0
-    assert contact(_street(), _withheld(slice(4, 7), slice(3, 6))) > 0
+    assert contact(_street(), _withheld(slice(4, 24), slice(8, 10))) == 0
+    assert contact(_street(), _withheld(slice(8, 10), slice(0, 24))) == 0
+    assert contact(_street(), _withheld(slice(8, 11), slice(8, 11))) > 0
 
 
-def test_a_column_cut_off_by_the_border_takes_the_foot_beside_it():
+def test_a_column_cut_off_by_the_border_takes_the_nearest_ground_of_the_bottom_row():
     depth = _street()
-    withheld = _withheld(slice(4, 16), slice(0, 3)) + _withheld(slice(4, 10), slice(3, 6))
-    cost = contact(depth, withheld)
-    foot = depth[0, 0, 10, 0]
-    assert cost.item() == pytest.approx((depth[0, 0, 4:10, 0] / foot).log().mean().item())
+    depth[..., -1, 18:] = 3.0
+    cost = contact(depth, _withheld(slice(4, 32), slice(0, 18)))
+    relative = (depth[0, 0, 4:, 0] / 3.0).log()
+    assert cost.item() == pytest.approx(relative.abs().mean().item())
+
+
+def test_a_hole_in_a_body_is_no_ground():
+    whole = _withheld(slice(4, 20), slice(6, 18))
+    holed = whole.clone()
+    holed[:, :, 8:11, 10:13] = 0
+    assert contact(_street(), holed).item() == pytest.approx(contact(_street(), whole).item())
+
+
+def test_bodies_near_the_border_are_not_joined_with_it():
+    depth = _street()
+    cost = contact(depth, _withheld(slice(20, 30), slice(6, 18)))
+    assert cost.item() == pytest.approx((depth[0, 0, 20:30, 0] / depth[0, 0, 30, 0]).log().mean().item())
 
 
 def test_without_any_ground_contact_says_nothing():
@@ -128,17 +141,15 @@ def test_without_any_ground_contact_says_nothing():
 
 
 def test_contact_carries_the_ground_up_a_mover_that_had_gone_to_infinity():
-    ground = torch.linspace(20.0, 4.0, 16).view(1, 1, 16, 1).expand(1, 1, 16, 8).clone()
-    withheld = torch.zeros_like(ground)
-    withheld[:, :, 4:10, 2:6] = 1
+    ground, withheld = _street(), _withheld(slice(8, 20), slice(6, 18))
     log_depth = torch.where(withheld > 0, torch.tensor(500.0), ground).log().requires_grad_()
-    optimiser = torch.optim.SGD([log_depth], lr=0.5)
+    optimiser = torch.optim.SGD([log_depth], lr=2.0)
     for _ in range(600):
         optimiser.zero_grad()
         contact(log_depth.exp(), withheld).backward()
         optimiser.step()
     found = log_depth.exp().detach()
-    movers = found[0, 0, 4:10, 2:6]
-    assert torch.allclose(movers, found[0, 0, 10, 2].expand_as(movers), rtol=0.05)
+    movers = found[withheld > 0]
+    assert torch.allclose(movers, found[0, 0, 20, 6].expand_as(movers), rtol=0.05)
     ratio = (found / ground)[withheld == 0]
-    assert torch.allclose(ratio, ratio[0].expand_as(ratio)), "what is not withheld keeps its shape"
+    assert torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-3), "what is not withheld keeps its shape"
