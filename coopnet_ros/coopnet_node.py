@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
+import functools
+import resource
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -42,7 +45,30 @@ from coopnet_ros.silence import Endpoint, explain_silence
 from coopnet_ros.worker import Worker
 
 _NO_CAMERA_INFO = CameraState(None, "no_camera_info", "Images arrive, but no camera_info yet.")
-_LOAD_ERRORS = (CoopnetError, OSError, RuntimeError, ValueError, KeyError, TypeError)
+
+_Transition = Callable[["CoopnetNode", LifecycleState], TransitionCallbackReturn]
+
+
+def _spoken(transition: _Transition) -> _Transition:
+    """Log why a transition fails: rclpy swallows what its callback raises.
+
+    What the user can mend (CoopnetError) leaves the node in the state it had; anything else frees everything.
+    """
+
+    @functools.wraps(transition)
+    def run(node: CoopnetNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except CoopnetError as error:
+            node.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:
+            name = transition.__name__.removeprefix("on_")
+            node.get_logger().error(f"The transition {name} failed. {type(error).__name__}: {error}")
+            node.get_logger().debug(traceback.format_exc())
+            return TransitionCallbackReturn.ERROR
+
+    return run
 
 
 class CoopnetNode(LifecycleNode):
@@ -86,8 +112,9 @@ class CoopnetNode(LifecycleNode):
         self._state = "unconfigured"
         self._enabled = True
         self._active_since = 0.0
-        self._checkpoint = ""
-        declare(self)
+        self._checkpoint = self._device = ""
+        for warning in declare(self):
+            self.get_logger().warning(warning)
         self.add_post_set_parameters_callback(self._apply_parameters)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/enable", self._on_enable)
@@ -104,15 +131,17 @@ class CoopnetNode(LifecycleNode):
             return False
         return self.trigger_activate() == TransitionCallbackReturn.SUCCESS
 
+    @_spoken
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker, let it load the networks, open the publishers."""
         values = read(self)
         self._worker = Worker(lambda item: self._processor.handle(item), lambda error: self._processor.fail(error))
         try:
             predictor = self._in_worker(lambda: self._load(self._predictor_request()))
-        except _LOAD_ERRORS as error:
+        except Exception as error:
             if not self._stop.is_set():
                 self.get_logger().error(_load_failure(error))
+                self.get_logger().debug(traceback.format_exc())
             self._release()
             return TransitionCallbackReturn.FAILURE
         self._outputs = Outputs(self)
@@ -141,6 +170,7 @@ class CoopnetNode(LifecycleNode):
         self._state = "inactive"
         return super().on_configure(state)
 
+    @_spoken
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Enable the publishers and subscribe to images and camera_info."""
         self._subscribe(read(self))
@@ -150,17 +180,20 @@ class CoopnetNode(LifecycleNode):
         self.get_logger().info(f"Active: waiting for images on {topics}.")
         return super().on_activate(state)
 
+    @_spoken
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and disable the publishers; the networks stay loaded."""
         self._unsubscribe()
         self._state = "inactive"
         return super().on_deactivate(state)
 
+    @_spoken
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the networks and close the publishers."""
         self._release()
         return super().on_cleanup(state)
 
+    @_spoken
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything, from whichever state."""
         self._release()
@@ -210,6 +243,11 @@ class CoopnetNode(LifecycleNode):
             if not image_topic.endswith("/compressed"):
                 image_topic += "/compressed"
         info_topic = self.resolve_topic_name("camera_info")
+        if image_topic == info_topic:
+            raise UsageError(
+                f"image and camera_info are both mapped to {image_topic}: each needs its own topic, e.g. "
+                "-r image:=/camera/image_raw -r camera_info:=/camera/camera_info."
+            )
         self._camera_state, self._camera_source = _NO_CAMERA_INFO, None
         self._subscriptions_by_topic = {
             image_topic: self.create_subscription(
@@ -309,7 +347,7 @@ class CoopnetNode(LifecycleNode):
             return response
         try:
             predictor = self._in_worker(self._replace_predictor)
-        except _LOAD_ERRORS as error:
+        except Exception as error:
             response.success, response.message = False, f"{_load_failure(error)} The old networks are kept."
             self.get_logger().error(response.message)
             return response
@@ -335,7 +373,7 @@ class CoopnetNode(LifecycleNode):
 
     def _describe_predictor(self, predictor: Predictor) -> None:
         self._checkpoint = self.get_parameter("checkpoint").value or f"{DEFAULT_CHECKPOINT} (shipped)"
-        self._device = str(getattr(predictor, "device", self.get_parameter("device").value))
+        self._device = predictor.device
         self._notifier.forget("scale_unknown")
         self.get_logger().info(f"Loaded {self._checkpoint} on {self._device}.")
 
@@ -362,7 +400,7 @@ class CoopnetNode(LifecycleNode):
         last = self._processor.last_prediction if self._processor is not None else None
         rows = [
             ("checkpoint", self._checkpoint),
-            ("device", getattr(self, "_device", "")),
+            ("device", self._device),
             ("memory_mb", f"{_resident_megabytes():.0f}"),
             ("metric", "unknown" if last is None else str(last.metric).lower()),
             ("scale_source", values["scale_source"]),
@@ -436,13 +474,18 @@ def _disorder(stamp_ns: int, newest_ns: int) -> str:
 
 def _load_failure(error: Exception) -> str:
     text = str(error) if isinstance(error, CoopnetError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, ImportError):
+        text += (
+            f". The node runs under {sys.executable}: install PyTorch for that Python (pip install torch), or start "
+            "the node from an environment that has it, made with --system-site-packages where ROS is installed."
+        )
     return f"The networks could not be loaded. {text}"
 
 
 def _resident_megabytes() -> float:
     """Memory of this process, MB; 0 where the system does not say."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
     return 0.0
 
 

@@ -26,6 +26,8 @@ REJECT_REASONS = (
     "internal_error",
 )
 EVENTS = ("resets", "jumps", "gaps", "camera_changes")
+_DEGRADED_SHARE = 0.5
+"""Of the images that arrived in the last seconds, rejected."""
 TIMINGS = ("decode", "infer", "publish", "total")
 
 
@@ -52,6 +54,7 @@ class Statistics:
         self._dropped: Counter[str] = Counter()
         self._rejected: Counter[str] = Counter()
         self._events: Counter[str] = Counter()
+        self._unused: deque[tuple[float, str]] = deque(maxlen=2000)
         self._arrivals: deque[float] = deque(maxlen=2000)
         self._results: deque[float] = deque(maxlen=2000)
         self._timings = {name: deque(maxlen=samples) for name in TIMINGS}
@@ -76,11 +79,13 @@ class Statistics:
         """An image was left out although nothing was wrong with it; one of `DROP_REASONS`."""
         with self._lock:
             self._dropped[_known(reason, DROP_REASONS)] += 1
+            self._unused.append((self._clock(), reason))
 
     def reject(self, reason: str) -> None:
         """An image could not be used; one of `REJECT_REASONS`."""
         with self._lock:
             self._rejected[_known(reason, REJECT_REASONS)] += 1
+            self._unused.append((self._clock(), reason))
             if reason == "inference_error":
                 self._consecutive_errors += 1
 
@@ -94,6 +99,7 @@ class Statistics:
         with self._lock:
             now = self._clock()
             dropped, rejected = sum(self._dropped.values()), sum(self._rejected.values())
+            recent = Counter(reason for when, reason in self._unused if now - when <= self._window_s)
             return Snapshot(
                 received=self._received,
                 processed=self._processed,
@@ -107,6 +113,8 @@ class Statistics:
                 seconds_since_result=now - self._results[-1] if self._results else None,
                 timings={name: percentiles(values) for name, values in self._timings.items()},
                 consecutive_errors=self._consecutive_errors,
+                recent_arrivals=sum(now - when <= self._window_s for when in self._arrivals),
+                recent_unused=dict(recent),
             )
 
 
@@ -122,6 +130,8 @@ class Snapshot:
         seconds_since_input, seconds_since_result: age of the last one, None before the first.
         timings: (p50, p95) in milliseconds by stage, None before the first.
         consecutive_errors: inference errors since the last result.
+        recent_arrivals: images received in the last seconds.
+        recent_unused: numbers of images dropped or rejected in the last seconds, by reason.
     """
 
     received: int
@@ -136,6 +146,8 @@ class Snapshot:
     seconds_since_result: float | None
     timings: dict[str, tuple[float, float] | None]
     consecutive_errors: int
+    recent_arrivals: int
+    recent_unused: dict[str, int]
 
     def rows(self) -> list[tuple[str, str]]:
         """Key and value pairs as they appear in /diagnostics."""
@@ -183,10 +195,16 @@ def assess(snapshot: Snapshot, state: str, no_data_timeout_s: float) -> tuple[in
         return WARN, "no image yet"
     if snapshot.seconds_since_input > no_data_timeout_s:
         return STALE, f"no image for {snapshot.seconds_since_input:.0f} s"
+    rejected = {reason: number for reason, number in snapshot.recent_unused.items() if reason in REJECT_REASONS}
+    if sum(rejected.values()) > _DEGRADED_SHARE * snapshot.recent_arrivals:
+        worst = max(rejected, key=lambda reason: rejected[reason])
+        return WARN, (
+            f"degraded: {sum(rejected.values())} of the last {snapshot.recent_arrivals} images could not be used "
+            f"({worst}: {rejected[worst]})"
+        )
+    if snapshot.recent_unused.get("not_wanted") and snapshot.output_hz == 0:
+        return OK, "idle: nobody subscribes to an output"
     if snapshot.seconds_since_result is None or snapshot.seconds_since_result > no_data_timeout_s:
-        worst = max(snapshot.rejected, key=lambda reason: snapshot.rejected[reason])
-        if snapshot.rejected[worst]:
-            return WARN, f"degraded: images arrive but none is usable ({worst}: {snapshot.rejected[worst]})"
         return OK, "warming up"
     return OK, "running"
 

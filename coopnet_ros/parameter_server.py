@@ -10,7 +10,14 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from coopnet_core.errors import UsageError
-from coopnet_ros.parameters import PARAMETERS, ParameterSpec, ParameterValue, combination_refusal, spec_of
+from coopnet_ros.parameters import (
+    PARAMETERS,
+    ParameterSpec,
+    ParameterValue,
+    combination_refusal,
+    nearest_hint,
+    spec_of,
+)
 
 _TYPES = {
     "bool": ParameterType.PARAMETER_BOOL,
@@ -19,6 +26,8 @@ _TYPES = {
     "string": ParameterType.PARAMETER_STRING,
     "double_array": ParameterType.PARAMETER_DOUBLE_ARRAY,
 }
+_OF_RCLPY = ("use_sim_time", "start_type_description_service", "qos_overrides.")
+"""Beginnings of the parameters that every node has."""
 
 
 def describe(spec: ParameterSpec) -> ParameterDescriptor:
@@ -38,13 +47,19 @@ def describe(spec: ParameterSpec) -> ParameterDescriptor:
     return descriptor
 
 
-def declare(node: Node) -> None:
+def declare(node: Node) -> list[str]:
     """Declare all parameters on the node and judge later changes by the same table.
+
+    Returns:
+        Warnings: names given at start that no parameter has. They are no errors, since one file may serve many nodes.
 
     Raises:
         UsageError: a value given at start is refused.
     """
+    given = node._parameter_overrides  # rclpy names them nowhere else
     for spec in PARAMETERS:
+        if spec.name in given:
+            given[spec.name] = _as_declared(given[spec.name], spec)
         default = list(spec.default) if isinstance(spec.default, tuple) else spec.default
         try:
             node.declare_parameter(spec.name, default, describe(spec))
@@ -60,6 +75,18 @@ def declare(node: Node) -> None:
     if reason:
         raise UsageError(reason + ".")
     node.add_on_set_parameters_callback(lambda changes: judge(node, changes))
+    known = {spec.name for spec in PARAMETERS}
+    unknown = [name for name in given if name not in known and not name.startswith(_OF_RCLPY)]
+    return [f"There is no parameter {name!r}: it is ignored.{nearest_hint(name)}" for name in unknown]
+
+
+def _as_declared(given: Parameter, spec: ParameterSpec) -> Parameter:
+    """Whole numbers for a double, as people type them: `scale:=2`."""
+    if spec.type_name == "double" and type(given.value) is int:
+        return Parameter(given.name, value=float(given.value))
+    if spec.type_name == "double_array" and given.type_ is Parameter.Type.INTEGER_ARRAY:
+        return Parameter(given.name, value=[float(number) for number in given.value])
+    return given
 
 
 def read(node: Node) -> dict[str, ParameterValue]:

@@ -30,8 +30,13 @@ def choose_size(camera: Camera, pixels: int = DEFAULT_PIXELS, multiple: int = 32
     Returns:
         (width, height), pixels; neither below 64, which the networks need.
     """
-    pixels = min(pixels, camera.width * camera.height)
-    aspect = camera.width / camera.height
+    return _best_size(camera.width, camera.height, min(pixels, camera.width * camera.height), multiple)
+
+
+@lru_cache(maxsize=64)
+def _best_size(camera_width: int, camera_height: int, pixels: int, multiple: int) -> tuple[int, int]:
+    """A search over some thousand sizes: once per camera, not per frame."""
+    aspect = camera_width / camera_height
 
     def cost(size: tuple[int, int]) -> float:
         # A wrong aspect loses image content by cropping, a wrong area only costs or saves time: weigh it double.

@@ -50,6 +50,10 @@ class Prediction:
 class Predictor(Protocol):
     """Anything that turns frames, in order, into predictions (the node and the evaluation know only this)."""
 
+    @property
+    def device(self) -> str:
+        """Where it runs: cpu, cuda:0, ..., for people."""
+
     def predict(self, frame: Frame, outputs: frozenset[str] = ALL_OUTPUTS) -> Prediction:
         """Process the next frame. `outputs` names what is wanted; what is not wanted may be None.
 

@@ -86,6 +86,11 @@ class StreamPredictor:
         self._previous: _Previous | None = None
 
     @property
+    def device(self) -> str:
+        """Where the networks run: cpu or cuda:N."""
+        return str(self._device)
+
+    @property
     def metric(self) -> bool:
         """Whether the checkpoint states that its depth is in metres."""
         return self.metadata.scale == "metric"

@@ -41,6 +41,7 @@ class StubPredictor:
     calls: list = field(default_factory=list)
     resets: int = 0
     warmed: list = field(default_factory=list)
+    device: str = "stub"
     _previous_ns: int | None = None
 
     def warm_up(self, camera: Camera) -> None:

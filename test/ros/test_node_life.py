@@ -13,10 +13,12 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ros.rig import StubPredictor
 
 from coopnet_core.errors import CheckpointError, UsageError
+from coopnet_ros.parameter_server import declare
 from coopnet_ros.parameters import PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +98,55 @@ def test_parameters_have_descriptions_and_refuse_with_a_reason(make_rig):
 def test_a_start_with_a_refused_parameter_says_what_was_expected(make_rig, parameters, says):
     with pytest.raises(UsageError, match=says):
         make_rig(start=False, **parameters)
+
+
+def test_names_that_no_parameter_has_are_said_and_whole_numbers_taken(ros):
+    given = {"max_pairgap": 1.0, "scale": 2, "base_to_camera.translation": [1, 0, 2], "use_sim_time": False}
+    node = Node("declared", parameter_overrides=[Parameter(name, value=value) for name, value in given.items()])
+    try:
+        warnings = declare(node)
+        assert len(warnings) == 1
+        assert "max_pairgap" in warnings[0]
+        assert "'max_pair_gap'" in warnings[0]
+        assert node.get_parameter("scale").value == 2.0
+        assert list(node.get_parameter("base_to_camera.translation").value) == [1.0, 0.0, 2.0]
+    finally:
+        node.destroy_node()
+
+
+def test_an_import_that_fails_is_said_with_the_python_that_runs(make_rig, monkeypatch):
+    def load(request):
+        raise ModuleNotFoundError("No module named 'torch'")
+
+    said = []
+    rig = make_rig(start=False, load=load)
+    monkeypatch.setattr(rig.node.get_logger(), "error", said.append)
+    assert not rig.node.start()
+    assert len(said) == 1
+    assert "No module named 'torch'" in said[0]
+    assert sys.executable in said[0]
+
+
+def test_what_a_transition_raises_is_said_and_leaves_a_node_that_can_be_configured(make_rig, monkeypatch):
+    said = []
+    rig = make_rig(start=False, autostart=False)
+    monkeypatch.setattr(rig.node.get_logger(), "error", said.append)
+    with monkeypatch.context() as broken:
+        broken.setattr(rig.node, "_subscribe", lambda values: {}["no such thing"])
+        assert not rig.node.start()
+    assert len(said) == 1
+    assert "activate failed" in said[0]
+    assert "no such thing" in said[0]
+    assert state(rig) == "unconfigured"
+    assert rig.node.start()
+
+
+def test_one_topic_for_both_inputs_is_refused_with_a_sentence(ros):
+    process = run_node(ros, STUBBED, "--ros-args", "-r", "image:=/camera", "-r", "camera_info:=/camera")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "both mapped to /camera" in errors
+    assert "Traceback" not in errors
 
 
 def test_without_tf2_the_mounting_comes_from_parameters_and_it_is_said_once(make_rig, monkeypatch):

@@ -16,6 +16,7 @@ class TruthPredictor:
     """
 
     metric = False
+    device = "truth"
 
     def __init__(self, bag, size=None, wrong=lambda prediction: prediction):
         self.truth, self.size, self.wrong, self.previous = read_truth(bag), size, wrong, None

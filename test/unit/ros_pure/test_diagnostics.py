@@ -87,3 +87,28 @@ def test_the_summary_follows_the_state(statistics, clock):
     assert summary() == (OK, "running")
     clock.now += 6.0
     assert summary()[0] == STALE
+
+
+def test_the_summary_is_of_the_last_seconds(statistics, clock):
+    def summary():
+        return assess(statistics.snapshot(), "active", 5.0)
+
+    statistics.receive()
+    statistics.reject("malformed")
+    assert summary()[0] == WARN
+    clock.now += 6.0
+    for _ in range(10):
+        statistics.receive()
+        statistics.drop("not_wanted")
+    level, text = summary()
+    assert level == OK, "one early reject is forgotten"
+    assert "nobody subscribes" in text
+    for number in range(30):
+        statistics.receive()
+        if number % 10 == 0:
+            statistics.process(total=1.0)
+        else:
+            statistics.reject("malformed")
+    level, text = summary()
+    assert level == WARN, "a few good images among many bad ones are not 'running'"
+    assert "malformed: 27" in text
