@@ -11,7 +11,7 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Point, Pose, Quaternion, Twist, Vector3
 from nav_msgs.msg import Odometry
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, TimeReference
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField, TimeReference
 from std_msgs.msg import Header
 
 from coopnet_core.data.camera_info import camera_from_info
@@ -104,15 +104,13 @@ def image_message(values: np.ndarray, encoding: str, header: Header) -> Image:
     height, width = pixels.shape[:2]
     message = Image(header=header, height=height, width=width, encoding=encoding, is_bigendian=0)
     message.step = width * channels * pixels.itemsize
-    message.data = _bytes_of(pixels)
+    _fill(message.data, pixels)
     return message
 
 
-def _bytes_of(pixels: np.ndarray) -> array:
-    """The bytes as array('B'), which a message takes as it is (an ndarray would be copied element by element)."""
-    data = array("B")
-    data.frombytes(memoryview(pixels).cast("B"))
-    return data
+def _fill(data: array, values: np.ndarray) -> None:
+    """Copy the bytes into the array('B') of a new message (assigned, an ndarray would be copied element by element)."""
+    data.frombytes(memoryview(values).cast("B"))
 
 
 def array_of(message: Image) -> np.ndarray:
@@ -130,6 +128,26 @@ def camera_info_message(camera: Camera, header: Header) -> CameraInfo:
     message.k = camera.matrix.reshape(-1).tolist()
     message.r = np.eye(3).reshape(-1).tolist()
     message.p = np.hstack([camera.matrix, np.zeros((3, 1))]).reshape(-1).tolist()
+    return message
+
+
+def point_cloud_message(points: np.ndarray, header: Header) -> PointCloud2:
+    """An organised cloud.
+
+    Args:
+        points: (H, W) of a structured type whose fields are all little-endian float32 (`point_cloud.POINT_XYZRGB`).
+        header: stamp, and the frame of x y z.
+    """
+    points = np.ascontiguousarray(points)
+    height, width = points.shape
+    fields = [
+        PointField(name=name, offset=offset, datatype=PointField.FLOAT32, count=1)
+        for name, (_, offset) in points.dtype.fields.items()
+    ]
+    message = PointCloud2(header=header, height=height, width=width, fields=fields, is_bigendian=False, is_dense=False)
+    message.point_step = points.itemsize
+    message.row_step = width * points.itemsize
+    _fill(message.data, points)
     return message
 
 

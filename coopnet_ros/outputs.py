@@ -9,13 +9,21 @@ from nav_msgs.msg import Odometry
 from rclpy.lifecycle import LifecycleNode
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image, TimeReference
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, TimeReference
 from std_msgs.msg import Header
 
 from coopnet_core.inference.prediction import DEPTH, FLOW, MASK, MOTION, Prediction
 from coopnet_core.visualization import depth_range, depth_to_color, flow_to_color
-from coopnet_ros.messages import camera_info_message, header_at, image_message, odometry_message, time_reference_message
+from coopnet_ros.messages import (
+    camera_info_message,
+    header_at,
+    image_message,
+    odometry_message,
+    point_cloud_message,
+    time_reference_message,
+)
 from coopnet_ros.odometry import OdometryEstimate
+from coopnet_ros.point_cloud import organised_cloud
 
 OUTPUT_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 
@@ -25,6 +33,8 @@ _TOPICS: dict[str, tuple[type, str]] = {
     "~/depth_relative/image": (Image, DEPTH),
     "~/depth_relative/camera_info": (CameraInfo, DEPTH),
     "~/depth/color": (Image, DEPTH),
+    "~/points": (PointCloud2, DEPTH),
+    "~/points_relative": (PointCloud2, DEPTH),
     "~/odom": (Odometry, MOTION),
     "~/flow/image": (Image, FLOW),
     "~/flow/time_reference": (TimeReference, FLOW),
@@ -35,17 +45,21 @@ _TOPICS: dict[str, tuple[type, str]] = {
 }
 OUTPUT_TOPICS = tuple(_TOPICS)
 """Every output except /diagnostics."""
+_POINT_TOPICS = ("~/points", "~/points_relative")
 
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """How values become pictures and masks.
+    """How values become pictures, masks and points.
 
     Attributes:
         motion_threshold: probability from which a pixel is moving.
         depth_near, depth_far: colour range of the depth, in its unit.
         flow_max: length of flow with full saturation, pixels.
         odom_frame, base_frame: frames of the odometry.
+        points_color: the points have the colours of the image.
+        points_remove_moving: moving pixels give no points.
+        points_stride: pixels from one point to the next, along rows and columns.
     """
 
     motion_threshold: float
@@ -54,6 +68,9 @@ class OutputSettings:
     flow_max: float
     odom_frame: str
     base_frame: str
+    points_color: bool
+    points_remove_moving: bool
+    points_stride: int
 
 
 class Outputs:
@@ -82,9 +99,12 @@ class Outputs:
         """The topic's full name."""
         return self._publishers[topic].topic_name
 
-    def wanted(self) -> frozenset[str]:
+    def wanted(self, settings: OutputSettings) -> frozenset[str]:
         """What the predictor must compute, of `prediction.ALL_OUTPUTS`."""
-        return frozenset(output for topic, (_, output) in _TOPICS.items() if self.is_wanted(topic))
+        wanted = {output for topic, (_, output) in _TOPICS.items() if self.is_wanted(topic)}
+        if settings.points_remove_moving and any(self.is_wanted(topic) for topic in _POINT_TOPICS):
+            wanted.add(MASK)
+        return frozenset(wanted)
 
     def publish(self, prediction: Prediction, frame_id: str, settings: OutputSettings) -> None:
         """Publish everything of a prediction except odometry that has a subscriber."""
@@ -96,6 +116,7 @@ class Outputs:
         if self.is_wanted("~/depth/color") and prediction.depth is not None:
             color = depth_to_color(prediction.depth, *self._depth_range(prediction, settings))
             self._publish_image("~/depth/color", color, "rgb8", header)
+        self._publish_points(prediction, header, settings)
         self._publish_flow(prediction, header, settings)
         self._publish_motion(prediction, header, settings)
 
@@ -114,6 +135,19 @@ class Outputs:
             self._publishers["~/odom"].publish(message)
         return message
 
+    def _publish_points(self, prediction: Prediction, header: Header, settings: OutputSettings) -> None:
+        topic = "~/points" if prediction.metric else "~/points_relative"
+        if prediction.depth is None or not self.is_wanted(topic):
+            return
+        points = organised_cloud(
+            prediction.depth,
+            prediction.camera,
+            prediction.image if settings.points_color else None,
+            _moving(prediction, settings) if settings.points_remove_moving else None,
+            settings.points_stride,
+        )
+        self._publishers[topic].publish(point_cloud_message(points, header))
+
     def _publish_flow(self, prediction: Prediction, header: Header, settings: OutputSettings) -> None:
         if prediction.flow is None or prediction.previous_stamp_ns is None:
             return
@@ -125,13 +159,20 @@ class Outputs:
             self._publish_image("~/flow/color", flow_to_color(prediction.flow, settings.flow_max), "rgb8", header)
 
     def _publish_motion(self, prediction: Prediction, header: Header, settings: OutputSettings) -> None:
-        probability = prediction.motion_probability
-        if probability is not None and self.is_wanted("~/motion/mask"):
-            mask = np.where(probability >= settings.motion_threshold, np.uint8(255), np.uint8(0))
+        moving = _moving(prediction, settings) if self.is_wanted("~/motion/mask") else None
+        if moving is not None:
+            mask = np.where(moving, np.uint8(255), np.uint8(0))
             self._publish_image("~/motion/mask", mask, "mono8", header)
-        self._publish_image("~/motion/probability", probability, "32FC1", header)
+        self._publish_image("~/motion/probability", prediction.motion_probability, "32FC1", header)
         self._publish_image("~/confidence", prediction.confidence, "32FC1", header)
 
     def _publish_image(self, topic: str, values: np.ndarray | None, encoding: str, header: Header) -> None:
         if values is not None and self.is_wanted(topic):
             self._publishers[topic].publish(image_message(values, encoding, header))
+
+
+def _moving(prediction: Prediction, settings: OutputSettings) -> np.ndarray | None:
+    """(h, w) bool, the pixels that count as moving; None where there is no pair to tell them by."""
+    if prediction.motion_probability is None:
+        return None
+    return prediction.motion_probability >= settings.motion_threshold

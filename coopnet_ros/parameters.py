@@ -177,7 +177,7 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         "motion_threshold",
         0.5,
-        "Probability from which a pixel counts as moving in ~/motion/mask.",
+        "Probability from which a pixel counts as moving in ~/motion/mask, and for points.remove_moving.",
         minimum=0.0,
         maximum=1.0,
     ),
@@ -259,6 +259,23 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         "Flow shown with full saturation in ~/flow/color, pixels of the output.",
         minimum=0.1,
         maximum=1000.0,
+    ),
+    ParameterSpec(
+        "points.color",
+        True,
+        "Give the points of ~/points the colours of the image; false: x y z only, a quarter fewer bytes.",
+    ),
+    ParameterSpec(
+        "points.remove_moving",
+        False,
+        "Leave pixels that move (motion_threshold) out of ~/points, as NaN. The mask is then computed as well.",
+    ),
+    ParameterSpec(
+        "points.stride",
+        1,
+        "Pixels from one point of ~/points to the next, along rows and columns; 1: every pixel.",
+        minimum=1,
+        maximum=16,
     ),
 )
 

@@ -93,7 +93,7 @@ class Processor:
 
     def handle(self, item: ImageItem) -> None:
         """Process one image; whatever happens to it is counted."""
-        wanted = self._outputs.wanted()
+        wanted = self._outputs.wanted(self._output_settings)
         if self._always_integrate or self._transforms.is_open:
             wanted |= {MOTION}
         if not wanted:
@@ -168,12 +168,13 @@ class Processor:
 
     def _explain_scale(self) -> None:
         """Said once, when somebody waits for metres that nobody knows."""
-        if self._outputs.is_wanted("~/depth/image") or self._outputs.is_wanted("~/odom"):
+        if any(self._outputs.is_wanted(topic) for topic in ("~/depth/image", "~/points", "~/odom")):
             self._notifier.once(
                 "scale_unknown",
                 "The scale of this checkpoint is not known: depth is published on ~/depth_relative/image, not on "
-                "~/depth/image, and the translation of ~/odom is in the networks' unit (its covariance says 9999). Set "
-                "scale_source to fixed and scale to the metres per unit.",
+                "~/depth/image, points on ~/points_relative, not on ~/points, and the translation of ~/odom is in the "
+                "networks' unit (its covariance says 9999). Set scale_source to fixed and scale to the metres per "
+                "unit.",
             )
 
 
@@ -201,4 +202,7 @@ def output_settings(values: Mapping[str, ParameterValue]) -> OutputSettings:
         flow_max=values["color.flow_max"],
         odom_frame=values["odom_frame"],
         base_frame=values["base_frame"],
+        points_color=values["points.color"],
+        points_remove_moving=values["points.remove_moving"],
+        points_stride=values["points.stride"],
     )

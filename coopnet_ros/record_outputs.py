@@ -99,7 +99,7 @@ class Recorder:
     """Collects messages by stamp and writes each stamp's arrays once newer ones have come."""
 
     def __init__(self, node: Node, node_name: str, output: Path) -> None:
-        """Subscribe to every output of the node.
+        """Subscribe to every output of the node but the points, which are its depth again.
 
         Args:
             node: who subscribes.
@@ -209,7 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="record_outputs",
-        description="Subscribe to every output of a running coopnet_node and save what arrives: "
+        description="Subscribe to every output of a running coopnet_node (but its points, which are the depth again) "
+        "and save what arrives: "
         "frames/<stamp_ns>.npz (depth or depth_relative, flow, mask, probability, confidence, pose, twist, ...) and "
         "summary.json (per topic: type, encoding, count, frame, size, stamps, rate; the node's last diagnostics).",
         epilog="exit codes: 0 done, 2 wrong usage, 3 nothing arrived, 130 interrupted (what arrived is saved)",

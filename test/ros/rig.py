@@ -15,7 +15,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from ros.rig_truth import CAMERA, StubPredictor, shift, true_depth, true_flow, true_probability, turn
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, TimeReference
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, TimeReference
 from std_msgs.msg import Header
 
 from coopnet_core.geometry.camera import Camera
@@ -31,6 +31,8 @@ TYPES = {
     "depth/color": Image,
     "depth_relative/image": Image,
     "depth_relative/camera_info": CameraInfo,
+    "points": PointCloud2,
+    "points_relative": PointCloud2,
     "odom": Odometry,
     "flow/image": Image,
     "flow/time_reference": TimeReference,
