@@ -17,6 +17,7 @@ from pathlib import Path
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from nav_msgs.msg import Odometry
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -40,8 +41,10 @@ from coopnet_ros.parameter_server import declare, read
 from coopnet_ros.pipeline import Pipeline
 from coopnet_ros.predictor import DEFAULT_CHECKPOINT, PredictorFactory, PredictorRequest, load_predictor
 from coopnet_ros.processor import CameraState, ImageItem, Processor, pipeline_settings
+from coopnet_ros.scale import ODOMETRY, ScaleState
 from coopnet_ros.sequence import Arrival, classify_arrival
 from coopnet_ros.silence import Endpoint, explain_silence
+from coopnet_ros.wheel_odometry import WheelPoses
 from coopnet_ros.worker import Worker
 
 _NO_CAMERA_INFO = CameraState(None, "no_camera_info", "Images arrive, but no camera_info yet.")
@@ -104,6 +107,8 @@ class CoopnetNode(LifecycleNode):
         self._pipeline: Pipeline | None = None
         self._outputs: Outputs | None = None
         self._subscriptions_by_topic: dict[str, Subscription] = {}
+        self._wheels = WheelPoses()
+        self._wheel_subscription: Subscription | None = None
         self._camera_state = _NO_CAMERA_INFO
         self._camera_source: tuple | None = None
         self._waiting: ImageItem | None = None
@@ -145,7 +150,7 @@ class CoopnetNode(LifecycleNode):
             self._release()
             return TransitionCallbackReturn.FAILURE
         self._outputs = Outputs(self)
-        self._pipeline = Pipeline(predictor, self.statistics, pipeline_settings(values))
+        self._pipeline = Pipeline(predictor, self.statistics, pipeline_settings(values), self._wheels)
         fallback = transform(values["base_to_camera.translation"], values["base_to_camera.rotation"])
         mount = CameraMount(
             self,
@@ -173,7 +178,9 @@ class CoopnetNode(LifecycleNode):
     @_spoken
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Enable the publishers and subscribe to images and camera_info."""
-        self._subscribe(read(self))
+        values = read(self)
+        self._follow_wheels(values["scale_source"] == ODOMETRY)
+        self._subscribe(values)
         self._active_since = time.monotonic()
         self._state = "active"
         topics = " and ".join(self._subscriptions_by_topic)
@@ -262,11 +269,48 @@ class CoopnetNode(LifecycleNode):
         for subscription in self._subscriptions_by_topic.values():
             self.destroy_subscription(subscription)
         self._subscriptions_by_topic = {}
+        self._follow_wheels(False)
         if self._waiting is not None:
             self._waiting = None
             self.statistics.drop("inactive")
         if self._worker is not None and self._worker.discard():
             self.statistics.drop("inactive")
+
+    def _follow_wheels(self, wanted: bool) -> None:
+        """Subscribe to wheel_odom where the scale needs it, and only there.
+
+        Raises:
+            UsageError: it is mapped to this node's own odometry.
+        """
+        if not wanted and self._wheel_subscription is not None:
+            self.destroy_subscription(self._wheel_subscription)
+            self._wheel_subscription = None
+            self._wheels.clear()
+        if not wanted or self._wheel_subscription is not None:
+            return
+        topic = self.resolve_topic_name("wheel_odom")
+        if topic == self.resolve_topic_name("~/odom"):
+            raise UsageError(
+                f"wheel_odom is mapped to {topic}, which this node publishes itself: a scale cannot come from its own "
+                "result. Map it to the odometry of the wheels, e.g. -r wheel_odom:=/wheel/odometry."
+            )
+        self._notifier.forget("no_wheel_odom")
+        self._wheel_subscription = self.create_subscription(Odometry, topic, self._on_wheel_odom, _wheel_qos())
+        self.get_logger().info(f"The scale comes from {topic}.")
+
+    def _on_wheel_odom(self, message: Odometry) -> None:
+        """Keep the pose for the frames of its time."""
+        p, q = message.pose.pose.position, message.pose.pose.orientation
+        problem = self._wheels.add(to_nanoseconds(message.header.stamp), (p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
+        if problem:
+            self._notifier.notify("wheel_odom", problem[0].upper() + problem[1:])
+        base_frame = self.get_parameter("base_frame").value
+        if message.child_frame_id not in ("", base_frame):
+            self._notifier.once(
+                "wheel_odom_frame",
+                f"wheel_odom is the motion of {message.child_frame_id}, base_frame is {base_frame}: the two are taken "
+                "for one, which is right where they differ in height only.",
+            )
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         """Keep the newest image for the worker and return."""
@@ -378,8 +422,14 @@ class CoopnetNode(LifecycleNode):
         self.get_logger().info(f"Loaded {self._checkpoint} on {self._device}.")
 
     def _apply_parameters(self, _parameters: Sequence[Parameter]) -> None:
-        if self._processor is not None:
-            self._processor.apply(read(self))
+        if self._processor is None:
+            return
+        values = read(self)
+        self._processor.apply(values)
+        try:
+            self._follow_wheels(self._state == "active" and values["scale_source"] == ODOMETRY)
+        except UsageError as error:
+            self.get_logger().error(str(error))
 
     # ------------------------------------------------------------------ diagnostics
 
@@ -389,7 +439,7 @@ class CoopnetNode(LifecycleNode):
         snapshot = self.statistics.snapshot()
         if state == "active":
             self._watch_input(snapshot.seconds_since_input, values)
-        level, text = assess(snapshot, state, values["no_data_timeout"])
+        level, text = assess(snapshot, state, values["no_data_timeout"], self._missing_scale())
         rows = [("state", state), *self._facts(values), *snapshot.rows()]
         name = self.get_fully_qualified_name().lstrip("/")
         now = self.get_clock().now().to_msg()
@@ -403,8 +453,7 @@ class CoopnetNode(LifecycleNode):
             ("device", self._device),
             ("memory_mb", f"{_resident_megabytes():.0f}"),
             ("metric", "unknown" if last is None else str(last.metric).lower()),
-            ("scale_source", values["scale_source"]),
-            ("scale", f"{values['scale']:g}" if values["scale_source"] == "fixed" else ""),
+            *_scale_rows(values["scale_source"], self._processor.last_scale if self._processor is not None else None),
         ]
         if last is not None:
             age = self.get_clock().now().nanoseconds - last.stamp_ns
@@ -414,21 +463,29 @@ class CoopnetNode(LifecycleNode):
             ]
         return rows
 
+    def _missing_scale(self) -> str:
+        """Why the scale that somebody asked for is not known; empty where it is, or nobody asked."""
+        last = self._processor.last_scale if self._processor is not None else None
+        return last.reason if last is not None and last.is_missing else ""
+
     def _watch_input(self, seconds_since_input: float | None, values: dict) -> None:
         """Say once per silence why no image, or no camera_info, arrives."""
         timeout = values["no_data_timeout"]
         active_for = time.monotonic() - self._active_since
+        images, infos = self._subscriptions_by_topic.values()
         silent_for = min(active_for, active_for if seconds_since_input is None else seconds_since_input)
         if silent_for < timeout:
             self._notifier.forget("silence")
-        elif self._notifier.once("silence", self._explain(0, timeout)):
+        elif self._notifier.once("silence", self._explain(images, timeout)):
             return
         if self._camera_state is _NO_CAMERA_INFO and active_for > timeout:
-            self._notifier.once("no_camera_info_yet", self._explain(1, timeout))
+            self._notifier.once("no_camera_info_yet", self._explain(infos, timeout))
+        if self._wheel_subscription is not None and self._wheels.newest_ns is None and active_for > timeout:
+            self._notifier.once("no_wheel_odom", self._explain(self._wheel_subscription, timeout))
 
-    def _explain(self, index: int, timeout: float) -> str:
-        """Why the image topic (0) or the camera_info topic (1) is silent."""
-        topic, subscription = list(self._subscriptions_by_topic.items())[index]
+    def _explain(self, subscription: Subscription, timeout: float) -> str:
+        """Why nothing arrives on a topic."""
+        topic = subscription.topic_name
         publishers = [
             Endpoint(
                 f"{info.node_namespace.rstrip('/')}/{info.node_name}",
@@ -448,6 +505,24 @@ def _input_qos(reliability: str) -> QoSProfile:
     return QoSProfile(
         depth=1, reliability=ReliabilityPolicy.RELIABLE if reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
     )
+
+
+def _wheel_qos() -> QoSProfile:
+    """From reliable and best-effort publishers alike; deep enough for what comes while this thread is busy."""
+    return QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+def _scale_rows(source: str, scale: ScaleState | None) -> list[tuple[str, str]]:
+    """What is known of the scale; empty values where nothing is."""
+    known = scale is not None and scale.value is not None
+    age = None if scale is None else scale.age_s
+    return [
+        ("scale_source", source),
+        ("scale", f"{scale.value:g}" if known else ""),
+        ("scale_spread", f"{scale.spread:.3f}" if known else ""),
+        ("scale_age_s", "" if age is None else f"{age:.1f}"),
+        ("scale_samples", "0" if scale is None else str(scale.samples)),
+    ]
 
 
 def _calibration_of(message: CameraInfo) -> tuple:

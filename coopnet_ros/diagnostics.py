@@ -179,13 +179,14 @@ def percentiles(values: deque[float] | list[float]) -> tuple[float, float] | Non
     return float(median), float(high)
 
 
-def assess(snapshot: Snapshot, state: str, no_data_timeout_s: float) -> tuple[int, str]:
+def assess(snapshot: Snapshot, state: str, no_data_timeout_s: float, missing_scale: str = "") -> tuple[int, str]:
     """Level and one sentence for the status.
 
     Args:
         snapshot: the figures.
         state: lifecycle state and switch of the node: `active`, `inactive`, `disabled`, ...
         no_data_timeout_s: time without an image from which the input counts as silent.
+        missing_scale: why the scale that was asked for is not known, empty where it is.
     """
     if state != "active":
         return OK, state
@@ -206,6 +207,8 @@ def assess(snapshot: Snapshot, state: str, no_data_timeout_s: float) -> tuple[in
         return OK, "idle: nobody subscribes to an output"
     if snapshot.seconds_since_result is None or snapshot.seconds_since_result > no_data_timeout_s:
         return OK, "warming up"
+    if missing_scale:
+        return WARN, f"running without a scale: {missing_scale}"
     return OK, "running"
 
 

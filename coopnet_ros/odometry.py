@@ -1,11 +1,12 @@
 """Integration of the camera's motion and its conversion to the robot's frame (REP-103, REP-105). Pure numpy.
 
-Poses are (4, 4) float64 matrices `T_dst_src`; a twist is (6,): linear (m/s) then angular (rad/s) velocity.
+Poses are (4, 4) float64 matrices `T_dst_src`; a twist is (6,): linear (m/s) then angular (rad/s) velocity. While the
+scale is not known, the networks' unit stands for the metre.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +35,8 @@ class OdometryEstimate:
         position_variance, orientation_variance: variances of the pose, m^2 and rad^2, each axis.
         linear_variance, angular_variance: variances of the twist, (m/s)^2 and (rad/s)^2, each axis.
         lost: this frame could not be connected with the one before it.
+        metric: pose and twist are in metres, by the present scale or by the last one known. Otherwise they are in the
+            networks' unit.
     """
 
     pose: np.ndarray
@@ -43,6 +46,7 @@ class OdometryEstimate:
     linear_variance: float
     angular_variance: float
     lost: bool
+    metric: bool = True
 
     def pose_covariance(self) -> np.ndarray:
         """(36,) row-major, order x y z rotation-x rotation-y rotation-z."""
@@ -57,15 +61,33 @@ class PoseIntegrator:
     """Chains the motions of successive pairs, in the camera's optical frame.
 
     The mounting of the camera enters only in `in_robot_frame`, so that it may become known later than the motion.
+
+    A pose never mixes units. Until the first scale is known it is in the networks' unit; then the path so far is
+    multiplied, and from there on the pose is in metres for good. A later scale acts on later motions only: what it
+    would have made of the path behind differs from what was published, and that difference is in the variance. While
+    the scale is not known any more, the last one goes on, and the variances of all lengths are unknown.
     """
 
-    def __init__(self, noise: MotionNoise | None = None) -> None:
-        """Start at the origin, at an unknown time."""
+    def __init__(self, noise: MotionNoise | None = None, metric: bool = True) -> None:
+        """Start at the origin, at an unknown time.
+
+        Args:
+            noise: standard deviations of the motions.
+            metric: whether motions are in metres unless `use_scale` says otherwise.
+        """
         self._noise = noise or MotionNoise()
         self._pose = np.eye(4)
         self._stamp_ns: int | None = None
         self._twist = np.zeros(6)
-        self._position_variance = self._noise.translation_floor**2
+        self._metric = self._scale_known = metric
+        self._scale: float | None = 1.0 if metric else None
+        self._spread = 0.0
+        # the path of these networks in their own unit, and where it began in the pose's unit
+        self._path = np.zeros(3)
+        self._path_start = np.zeros(3)
+        # what grows with the path is in the pose's unit, what does not is in metres from the beginning
+        self._path_variance = 0.0
+        self._floor_variance = self._noise.translation_floor**2
         self._orientation_variance = self._noise.rotation**2
 
     @property
@@ -73,37 +95,77 @@ class PoseIntegrator:
         """T_first_current of the camera, (4, 4)."""
         return self._pose.copy()
 
+    @property
+    def has_moved(self) -> bool:
+        """Whether the pose has left the origin."""
+        return bool(self._pose[:3, 3].any())
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether a motion can be added: not where the pose is in metres and the networks' unit was never known."""
+        return not self._metric or self._scale is not None
+
     def set_noise(self, noise: MotionNoise) -> None:
         """Use other standard deviations from the next motion on."""
         self._noise = noise
 
+    def use_scale(self, metres_per_unit: float | None, spread: float = 0.0) -> None:
+        """Take the motions from now on to be of this scale.
+
+        Args:
+            metres_per_unit: of the networks' unit; None where it is not known.
+            spread: its relative standard deviation from frame to frame.
+        """
+        self._scale_known = metres_per_unit is not None
+        if metres_per_unit is None:
+            return
+        if not self._metric:
+            self._become_metric(metres_per_unit, spread)
+        self._scale, self._spread = metres_per_unit, spread
+
+    def change_networks(self) -> None:
+        """The motions from now on are of other networks, whose unit is another. The pose is kept."""
+        if self._metric:
+            self._path_variance += self._disagreement()
+        elif self._path.any():
+            self._path_variance = np.inf  # of a unit whose length nobody will ever know
+        self._scale, self._scale_known = None, False
+        self._path = np.zeros(3)
+        self._path_start = self._pose[:3, 3].copy()
+
     def advance(self, stamp_ns: int, previous_stamp_ns: int, T_previous_current: np.ndarray) -> OdometryEstimate:
         """Add the motion between two frames; lost if it does not start where the last one ended.
+
+        Lost as well where other networks have taken over a metric pose and their scale is not known yet.
 
         Args:
             stamp_ns: stamp of the newer frame.
             previous_stamp_ns: stamp of the older frame.
-            T_previous_current: (4, 4) pose of the camera in the previous camera's frame.
+            T_previous_current: (4, 4) pose of the camera in the previous camera's frame, in the networks' unit.
         """
         connected = self._stamp_ns is None or previous_stamp_ns == self._stamp_ns
-        if not connected or stamp_ns <= previous_stamp_ns or not is_rigid(T_previous_current):
+        in_order = connected and stamp_ns > previous_stamp_ns
+        if not in_order or not self.can_go_on or not is_rigid(T_previous_current):
             return self.interrupt(stamp_ns)
         interval = (stamp_ns - previous_stamp_ns) * 1e-9
-        self._pose = orthonormal(self._pose @ T_previous_current)
+        motion = scaled(T_previous_current, self._scale or 1.0)
+        self._path = self._path + self._pose[:3, :3] @ T_previous_current[:3, 3]
+        self._pose = orthonormal(self._pose @ motion)
         self._stamp_ns = stamp_ns
-        self._twist = logarithm(T_previous_current) / interval
-        length = float(np.linalg.norm(T_previous_current[:3, 3]))
-        translation = (self._noise.translation_fraction * length) ** 2 + self._noise.translation_floor**2
-        rotation = self._noise.rotation**2
-        self._position_variance = min(self._position_variance + translation, UNKNOWN_VARIANCE)
+        self._twist = logarithm(motion) / interval
+        length = float(np.linalg.norm(motion[:3, 3]))
+        along = (self._noise.translation_fraction**2 + self._spread**2) * length**2
+        floor, rotation = self._noise.translation_floor**2, self._noise.rotation**2
+        self._path_variance += along
+        self._floor_variance += floor
         self._orientation_variance = min(self._orientation_variance + rotation, UNKNOWN_VARIANCE)
-        return self._estimate(translation / interval**2, rotation / interval**2, lost=False)
+        return self._estimate((along + floor) / interval**2, rotation / interval**2)
 
     def start(self, stamp_ns: int) -> OdometryEstimate:
         """The first frame: the pose is the present one by definition, the speed is not known yet."""
         self._stamp_ns = stamp_ns
         self._twist = np.zeros(6)
-        return self._estimate(UNKNOWN_VARIANCE, UNKNOWN_VARIANCE, lost=False)
+        return self._estimate(UNKNOWN_VARIANCE, UNKNOWN_VARIANCE)
 
     def interrupt(self, stamp_ns: int) -> OdometryEstimate:
         """A frame without a connection to the one before: the pose is kept and said to be lost.
@@ -112,47 +174,67 @@ class PoseIntegrator:
         """
         unseen = max(0.0, (stamp_ns - self._stamp_ns) * 1e-9) if self._stamp_ns is not None else 0.0
         linear, angular = np.linalg.norm(self._twist[:3]), np.linalg.norm(self._twist[3:])
-        self._position_variance = min(self._position_variance + float(linear * unseen) ** 2, UNKNOWN_VARIANCE)
+        self._path_variance += float(linear * unseen) ** 2
         self._orientation_variance = min(self._orientation_variance + float(angular * unseen) ** 2, UNKNOWN_VARIANCE)
         self._stamp_ns = stamp_ns
         self._twist = np.zeros(6)
-        return OdometryEstimate(
-            self.pose, np.zeros(6), UNKNOWN_VARIANCE, UNKNOWN_VARIANCE, UNKNOWN_VARIANCE, UNKNOWN_VARIANCE, lost=True
-        )
+        unknown = [UNKNOWN_VARIANCE] * 4
+        return OdometryEstimate(self.pose, np.zeros(6), *unknown, lost=True, metric=self._metric)
 
-    def _estimate(self, linear_variance: float, angular_variance: float, lost: bool) -> OdometryEstimate:
+    def _become_metric(self, metres_per_unit: float, spread: float) -> None:
+        """Multiply the path so far, and what is known of its error, by the first scale."""
+        self._pose[:3, 3] *= metres_per_unit
+        self._twist[:3] *= metres_per_unit
+        self._path_start = self._path_start * metres_per_unit
+        self._path_variance *= metres_per_unit**2
+        self._path_variance += float(spread * np.linalg.norm(self._pose[:3, 3])) ** 2
+        self._metric = True
+
+    def _disagreement(self) -> float:
+        """Squared distance between the path as it was added up and as the present scale would make it."""
+        if self._scale is None:
+            return 0.0
+        difference = self._pose[:3, 3] - self._path_start - self._scale * self._path
+        return float(difference @ difference)
+
+    def _estimate(self, linear_variance: float, angular_variance: float) -> OdometryEstimate:
+        position_variance = self._path_variance + self._floor_variance + self._disagreement()
         return OdometryEstimate(
             pose=self.pose,
             twist=self._twist.copy(),
-            position_variance=self._position_variance,
+            position_variance=min(position_variance, UNKNOWN_VARIANCE) if self._scale_known else UNKNOWN_VARIANCE,
             orientation_variance=self._orientation_variance,
-            linear_variance=min(linear_variance, UNKNOWN_VARIANCE),
+            linear_variance=min(linear_variance, UNKNOWN_VARIANCE) if self._scale_known else UNKNOWN_VARIANCE,
             angular_variance=min(angular_variance, UNKNOWN_VARIANCE),
-            lost=lost,
+            lost=False,
+            metric=self._metric,
         )
 
 
-def in_robot_frame(estimate: OdometryEstimate, T_base_camera: np.ndarray, metric: bool) -> OdometryEstimate:
+def in_robot_frame(estimate: OdometryEstimate, T_base_camera: np.ndarray) -> OdometryEstimate:
     """The camera's estimate as the robot's: odom is base_link at the first frame, x ahead, y left, z up.
+
+    Where the estimate is not in metres, only the rotation of the mounting is used: a lever arm in metres means nothing
+    beside a translation in another unit.
 
     Args:
         estimate: pose and twist of the optical frame.
         T_base_camera: (4, 4) pose of the optical frame in base_link.
-        metric: whether the translation is in metres. Otherwise its variances are unknown, and only the rotation of the
-            mounting is used: a lever arm in metres means nothing beside a translation in another unit.
     """
-    if not metric:
+    if not estimate.metric:
         T_base_camera = rotation_only(T_base_camera)
-    pose = T_base_camera @ estimate.pose @ inverse(T_base_camera)
-    return OdometryEstimate(
-        pose=pose,
+    return replace(
+        estimate,
+        pose=T_base_camera @ estimate.pose @ inverse(T_base_camera),
         twist=adjoint(T_base_camera) @ estimate.twist,
-        position_variance=estimate.position_variance if metric else UNKNOWN_VARIANCE,
-        orientation_variance=estimate.orientation_variance,
-        linear_variance=estimate.linear_variance if metric else UNKNOWN_VARIANCE,
-        angular_variance=estimate.angular_variance,
-        lost=estimate.lost,
     )
+
+
+def scaled(T: np.ndarray, factor: float) -> np.ndarray:
+    """A rigid transform (4, 4) whose translation is multiplied."""
+    result = T.copy()
+    result[:3, 3] *= factor
+    return result
 
 
 def rotation_only(T: np.ndarray) -> np.ndarray:
@@ -207,6 +289,26 @@ def logarithm(T: np.ndarray) -> np.ndarray:
     factor = 1 / 12 if angle < 1e-4 else (1 - angle / 2 / np.tan(angle / 2)) / angle**2
     inverse_left_jacobian = np.eye(3) - 0.5 * skew + factor * skew @ skew
     return np.concatenate([inverse_left_jacobian @ T[:3, 3], omega])
+
+
+def exponential(twist: np.ndarray) -> np.ndarray:
+    """(4, 4) rigid transform that a twist (6,) (linear, angular) makes when held for one unit of time."""
+    angle = float(np.linalg.norm(twist[3:]))
+    skew = _skew(twist[3:])
+    if angle < 1e-4:  # series, where the closed form loses its digits
+        sine, cosine, cubic = 1 - angle**2 / 6, 0.5 - angle**2 / 24, 1 / 6
+    else:
+        sine, cosine = np.sin(angle) / angle, (1 - np.cos(angle)) / angle**2
+        cubic = (angle - np.sin(angle)) / angle**3
+    result = np.eye(4)
+    result[:3, :3] += sine * skew + cosine * skew @ skew
+    result[:3, 3] = (np.eye(3) + cosine * skew + cubic * skew @ skew) @ twist[:3]
+    return result
+
+
+def interpolate(T_start: np.ndarray, T_end: np.ndarray, share: float) -> np.ndarray:
+    """(4, 4) the pose a share in [0, 1] of the way between two poses, at constant linear and angular velocity."""
+    return T_start @ exponential(share * logarithm(inverse(T_start) @ T_end))
 
 
 def rotation_vector(R: np.ndarray) -> np.ndarray:

@@ -156,8 +156,9 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         "scale_source",
         "none",
-        "Where the metre comes from: none (as the checkpoint states it) or fixed (times `scale`: depth is metric).",
-        choices=("none", "fixed"),
+        "Where the metre comes from: none (as the checkpoint states it), fixed (times `scale`), camera_height (the "
+        "ground in the depth, and the height of the camera above it) or odometry (the distances of wheel_odom).",
+        choices=("none", "fixed", "camera_height", "odometry"),
     ),
     ParameterSpec(
         "scale",
@@ -165,6 +166,35 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         "Metres per unit of the networks, used with scale_source fixed.",
         minimum=1e-6,
         maximum=1e6,
+    ),
+    ParameterSpec(
+        "camera_height",
+        0.0,
+        "Height of the camera above the ground, metres, used with scale_source camera_height; 0: its z in base_frame, "
+        "which must then lie on the ground.",
+        minimum=0.0,
+        maximum=1000.0,
+    ),
+    ParameterSpec(
+        "scale_window",
+        10.0,
+        "A measured scale (camera_height, odometry) is the median over the samples of so many seconds.",
+        minimum=0.1,
+        maximum=3600.0,
+    ),
+    ParameterSpec(
+        "scale_max_age",
+        30.0,
+        "So long after its newest sample a measured scale counts as unknown again, seconds.",
+        minimum=0.1,
+        maximum=1e6,
+    ),
+    ParameterSpec(
+        "scale_min_motion",
+        0.1,
+        "Distance by wheel_odom from which its motion and the camera's are compared, metres (scale_source odometry).",
+        minimum=1e-3,
+        maximum=100.0,
     ),
     ParameterSpec(
         "max_depth",
@@ -310,7 +340,18 @@ def combination_refusal(values: Mapping[str, object]) -> str | None:
         return f"base_to_camera.rotation has norm {norm:.3f}: a unit quaternion x y z w was expected"
     if bool(values["input_width"]) != bool(values["input_height"]):
         return "input_width and input_height must both be given, or both be 0"
+    if values["scale_source"] == "camera_height" and not _may_know_height(values):
+        return (
+            "scale_source=camera_height needs the height of the camera above the ground: set camera_height (metres), "
+            "or a z above 0 in base_to_camera.translation"
+        )
     return None
+
+
+def _may_know_height(values: Mapping[str, object]) -> bool:
+    """Whether the height of the camera is given, or may still come from TF."""
+    by_parameters = values["base_to_camera.source"] == "parameters"
+    return values["camera_height"] > 0 or not by_parameters or values["base_to_camera.translation"][2] > 0
 
 
 def check_values(values: Mapping[str, object]) -> None:

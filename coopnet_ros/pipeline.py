@@ -9,10 +9,12 @@ import numpy as np
 from coopnet_core.data.frames import Frame
 from coopnet_core.errors import CoopnetError
 from coopnet_core.geometry.camera import Camera
-from coopnet_core.inference.prediction import Prediction, Predictor
+from coopnet_core.inference.prediction import MOTION, Prediction, Predictor
 from coopnet_ros.diagnostics import Statistics
-from coopnet_ros.odometry import MotionNoise, OdometryEstimate, PoseIntegrator
+from coopnet_ros.odometry import MotionNoise, OdometryEstimate, PoseIntegrator, scaled
+from coopnet_ros.scale import ScaleSettings, ScaleState, make_estimator
 from coopnet_ros.sequence import Link, classify_link, seconds
+from coopnet_ros.wheel_odometry import WheelPoses
 
 
 class FrameRejectedError(CoopnetError):
@@ -30,14 +32,14 @@ class PipelineSettings:
 
     Attributes:
         max_pair_gap_s: longest time between the frames of a pair.
-        fixed_scale: metres per unit of the networks, None to keep what the predictor states.
+        scale: where the metre comes from.
         max_depth_m: metric depth beyond this becomes `far_value`; 0: no limit.
         far_value: NaN or infinity.
         noise: standard deviations of the motion.
     """
 
     max_pair_gap_s: float = 0.5
-    fixed_scale: float | None = None
+    scale: ScaleSettings = field(default_factory=ScaleSettings)
     max_depth_m: float = 0.0
     far_value: float = float("nan")
     noise: MotionNoise = field(default_factory=MotionNoise)
@@ -49,6 +51,7 @@ class StepResult:
 
     Attributes:
         prediction: scaled and limited to the range.
+        scale: what was known of it.
         odometry: in the camera's optical frame; None when the motion was not wanted.
         link: how the frame stood to the one before it.
         camera_changed: the camera differs from that of the frame before.
@@ -56,6 +59,7 @@ class StepResult:
     """
 
     prediction: Prediction
+    scale: ScaleState
     odometry: OdometryEstimate | None
     link: Link
     camera_changed: bool
@@ -65,26 +69,39 @@ class StepResult:
 class Pipeline:
     """Runs the predictor over a stream of frames. Used by one thread only."""
 
-    def __init__(self, predictor: Predictor, statistics: Statistics, settings: PipelineSettings) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        statistics: Statistics,
+        settings: PipelineSettings,
+        wheels: WheelPoses | None = None,
+    ) -> None:
         """Start without a previous frame, at the origin.
 
         Args:
             predictor: the networks.
             statistics: where resets, jumps, gaps and changes of camera are counted.
             settings: what may be replaced later through `settings`.
+            wheels: the poses of the wheel odometry, filled by whoever hears of them.
         """
         self.settings = settings
         self._predictor = predictor
         self._statistics = statistics
-        self._integrator = PoseIntegrator(settings.noise)
+        self._integrator = PoseIntegrator(settings.noise, metric=False)
+        self._wheels = wheels or WheelPoses()
+        self._scale_settings = settings.scale
+        self._estimator = make_estimator(settings.scale, self._wheels)
+        self._scale_was_known: bool | None = None
         self._previous_ns: int | None = None
         self._camera: Camera | None = None
         self._started = False
 
     def replace_predictor(self, predictor: Predictor) -> None:
-        """Go on with other networks; the pose is kept."""
+        """Go on with other networks; the pose is kept. Their unit is another: the scale is estimated anew."""
         self._predictor = predictor
         self._camera = None
+        self._integrator.change_networks()
+        self._estimator = make_estimator(self._scale_settings, self._wheels)
         self.reset()
 
     def reset(self) -> None:
@@ -93,25 +110,53 @@ class Pipeline:
         self._previous_ns = None
         self._statistics.count("resets")
 
-    def step(self, frame: Frame, outputs: frozenset[str]) -> StepResult:
+    def step(self, frame: Frame, outputs: frozenset[str], T_base_camera: np.ndarray | None = None) -> StepResult:
         """Process the next frame.
 
         Args:
             frame: a frame with a camera.
-            outputs: what is wanted, of `prediction.ALL_OUTPUTS`.
+            outputs: what is wanted, of `prediction.ALL_OUTPUTS`; what the scale needs comes on top.
+            T_base_camera: (4, 4) mounting of the camera, for a measured scale; None where it is not known.
 
         Raises:
             FrameRejectedError: the networks failed on it; the next frame starts a new pair.
         """
+        self._follow_scale_settings()
+        outputs |= self._estimator.needs(outputs)
         changed = self._camera is not None and frame.camera != self._camera
         link = classify_link(self._previous_ns, frame.stamp_ns, self.settings.max_pair_gap_s)
         notices = self._prepare(frame, link, changed)
         prediction = self._predict(frame, outputs)
         self._previous_ns = frame.stamp_ns
         self._camera = frame.camera
-        prediction = limit_depth(apply_scale(prediction, self.settings.fixed_scale), self.settings)
-        odometry = self._integrate(prediction) if "motion" in outputs else None
-        return StepResult(prediction, odometry, link, changed, notices)
+        scale = self._estimator.update(prediction, T_base_camera)
+        notices += self._scale_notices(scale)
+        self._integrator.use_scale(scale.value, scale.spread)
+        odometry = self._integrate(prediction) if MOTION in outputs else None
+        prediction = limit_depth(apply_scale(prediction, scale.value), self.settings)
+        return StepResult(prediction, scale, odometry, link, changed, notices)
+
+    def _follow_scale_settings(self) -> None:
+        """Another source starts without a sample."""
+        settings, before = self.settings.scale, self._scale_settings
+        if settings.keeps_samples_of(before):
+            self._estimator.follow(settings)
+        else:
+            self._estimator = make_estimator(settings, self._wheels)
+        self._scale_settings = settings
+
+    def _scale_notices(self, scale: ScaleState) -> tuple[tuple[str, str], ...]:
+        """What changes for whoever listens, where the scale becomes known on the way, or unknown."""
+        was_known, self._scale_was_known = self._scale_was_known, scale.value is not None
+        if was_known and scale.value is None:
+            return (("scale_lost", _scale_lost_text(scale, self._integrator.can_go_on)),)
+        if was_known is False and scale.value is not None and self._integrator.has_moved:
+            text = (
+                f"The scale is known now, {scale.value:.3g} m per unit of the networks ({scale.source}): depth and "
+                "~/odom are in metres, the path so far too."
+            )
+            return (("scale_found", text),)
+        return ()
 
     def _prepare(self, frame: Frame, link: Link, changed: bool) -> tuple[tuple[str, str], ...]:
         """Drop the pair where there is none, warm up for a new camera, and say so."""
@@ -169,16 +214,17 @@ class Pipeline:
         return self._integrator.start(prediction.stamp_ns)
 
 
-def apply_scale(prediction: Prediction, fixed_scale: float | None) -> Prediction:
-    """Depth and translation multiplied by the scale, which makes them metric; unchanged without one."""
-    if fixed_scale is None:
-        return prediction
-    T = prediction.T_previous_current
-    if T is not None:
-        T = T.copy()
-        T[:3, 3] *= fixed_scale
-    depth = None if prediction.depth is None else prediction.depth * np.float32(fixed_scale)
-    return replace(prediction, depth=depth, T_previous_current=T, metric=True)
+def apply_scale(prediction: Prediction, metres_per_unit: float | None) -> Prediction:
+    """Depth and translation in metres; in the networks' unit, and said to be so, where the scale is not known."""
+    if metres_per_unit is None:
+        return replace(prediction, metric=False)
+    T, depth = prediction.T_previous_current, prediction.depth
+    return replace(
+        prediction,
+        depth=None if depth is None else depth * np.float32(metres_per_unit),
+        T_previous_current=None if T is None else scaled(T, metres_per_unit),
+        metric=True,
+    )
 
 
 def limit_depth(prediction: Prediction, settings: PipelineSettings) -> Prediction:
@@ -206,4 +252,16 @@ def _camera_change_text(old: Camera, new: Camera) -> str:
     return (
         f"The camera changed from {old.width}x{old.height} (fx {old.fx:.1f}) to {new.width}x{new.height} "
         f"(fx {new.fx:.1f}): the pair is dropped."
+    )
+
+
+def _scale_lost_text(scale: ScaleState, odometry_goes_on: bool) -> str:
+    odometry = (
+        "~/odom goes on with the last scale and says by a variance of 9999 that its lengths are not certain, /tf stops"
+        if odometry_goes_on
+        else "~/odom is in metres, and lost until the scale of these networks is known"
+    )
+    return (
+        f"The scale is not known any more: {scale.reason}. Depth goes to ~/depth_relative/image, points to "
+        f"~/points_relative; {odometry}."
     )

@@ -20,6 +20,7 @@ from coopnet_ros.odometry import MotionNoise, OdometryEstimate, in_robot_frame
 from coopnet_ros.outputs import Outputs, OutputSettings
 from coopnet_ros.parameters import ParameterValue
 from coopnet_ros.pipeline import FrameRejectedError, Pipeline, PipelineSettings
+from coopnet_ros.scale import ScaleSettings, ScaleState
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class CameraState:
 
 
 class Processor:
-    """Joins the pipeline with messages. Used by the worker thread, except for `apply` and `last_prediction`."""
+    """Joins the pipeline with messages. Used by the worker thread, except for `apply` and the `last_` attributes."""
 
     def __init__(
         self,
@@ -83,11 +84,18 @@ class Processor:
         self._camera_state = camera_state
         self._output_settings: OutputSettings | None = None
         self._always_integrate = True
+        self._scale_was_known = False
         self.last_prediction: Prediction | None = None
+        self.last_scale: ScaleState | None = None
 
     def apply(self, values: Mapping[str, ParameterValue]) -> None:
         """Use these parameter values from the next image on."""
-        self._pipeline.settings = pipeline_settings(values)
+        settings = pipeline_settings(values)
+        if settings.scale != self._pipeline.settings.scale:
+            self._scale_was_known = False
+            for key in ("scale_unknown", "tf_without_scale"):
+                self._notifier.forget(key)
+        self._pipeline.settings = settings
         self._output_settings = output_settings(values)
         self._always_integrate = bool(values["always_integrate"])
 
@@ -114,13 +122,19 @@ class Processor:
         started = time.perf_counter()
         frame = self._frame_of(item.message)
         decoded = time.perf_counter()
-        result = self._pipeline.step(frame, wanted)
+        needs_mount = self._pipeline.settings.scale.is_measured
+        T_base_camera = self._mount.transform_to(frame.frame_id) if needs_mount else None
+        result = self._pipeline.step(frame, wanted, T_base_camera)
         for key, text in result.notices:
             self._notifier.notify(key, text)
         predicted = time.perf_counter()
         self._publish(result.prediction, result.odometry, frame.frame_id)
+        if result.scale.value is not None:
+            self._scale_was_known = True
+        elif not self._scale_was_known:  # otherwise the pipeline's notice says what changed
+            self._explain_scale(result.scale)
         published = time.perf_counter()
-        self.last_prediction = result.prediction
+        self.last_prediction, self.last_scale = result.prediction, result.scale
         self._statistics.process(
             decode=1e3 * (decoded - started),
             infer=result.prediction.infer_ms,
@@ -155,26 +169,33 @@ class Processor:
     def _publish(self, prediction: Prediction, odometry: OdometryEstimate | None, frame_id: str) -> None:
         settings = self._output_settings
         self._outputs.publish(prediction, frame_id, settings)
-        if not prediction.metric:
-            self._explain_scale()
         if odometry is None or not (self._outputs.is_wanted("~/odom") or self._transforms.is_open):
             return
         T_base_camera = self._mount.transform_to(frame_id)
         if T_base_camera is None:
             return
-        estimate = in_robot_frame(odometry, T_base_camera, prediction.metric)
-        message = self._outputs.publish_odometry(estimate, prediction.stamp_ns, settings)
-        self._transforms.publish(message)
+        message = self._outputs.publish_odometry(in_robot_frame(odometry, T_base_camera), prediction.stamp_ns, settings)
+        # who listens to /tf sees no covariance, and would take the networks' unit for metres
+        if prediction.metric:
+            self._transforms.publish(message)
 
-    def _explain_scale(self) -> None:
+    def _explain_scale(self, scale: ScaleState) -> None:
         """Said once, when somebody waits for metres that nobody knows."""
+        if self._transforms.is_open:
+            self._notifier.once(
+                "tf_without_scale",
+                f"publish_tf is true, but the scale is not known: {scale.reason}. A pose that is not in metres is not "
+                "broadcast on /tf; ~/odom has it, with a variance of 9999.",
+            )
+        if scale.is_missing and scale.age_s <= self._pipeline.settings.scale.window_s:
+            return  # it may come any moment
         if any(self._outputs.is_wanted(topic) for topic in ("~/depth/image", "~/points", "~/odom")):
             self._notifier.once(
                 "scale_unknown",
-                "The scale of this checkpoint is not known: depth is published on ~/depth_relative/image, not on "
+                f"The scale is not known: {scale.reason}. Depth is published on ~/depth_relative/image, not on "
                 "~/depth/image, points on ~/points_relative, not on ~/points, and the translation of ~/odom is in the "
-                "networks' unit (its covariance says 9999). Set scale_source to fixed and scale to the metres per "
-                "unit.",
+                "networks' unit (its covariance says 9999). Metres come with scale_source camera_height or odometry, "
+                "or with fixed and the metres per unit as scale.",
             )
 
 
@@ -182,7 +203,15 @@ def pipeline_settings(values: Mapping[str, ParameterValue]) -> PipelineSettings:
     """The pipeline's part of the parameters."""
     return PipelineSettings(
         max_pair_gap_s=values["max_pair_gap"],
-        fixed_scale=values["scale"] if values["scale_source"] == "fixed" else None,
+        scale=ScaleSettings(
+            source=values["scale_source"],
+            fixed=values["scale"],
+            camera_height_m=values["camera_height"],
+            window_s=values["scale_window"],
+            max_age_s=values["scale_max_age"],
+            min_motion_m=values["scale_min_motion"],
+            motion_threshold=values["motion_threshold"],
+        ),
         max_depth_m=values["max_depth"],
         far_value=float(values["far_value"]),
         noise=MotionNoise(

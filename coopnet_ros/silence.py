@@ -32,8 +32,8 @@ def explain_silence(topic: str, type_name: str, wants_reliable: bool, publishers
     """
     if not publishers:
         return (
-            f"{topic}: no publisher. Start the camera, remap the topic (-r image:=/your/topic -r camera_info:=...), or "
-            "check ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE."
+            f"{topic}: no publisher. Start it, remap the topic (-r image:=/your/topic -r camera_info:=... -r "
+            "wheel_odom:=...), or check ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE."
         )
     others = sorted({p.type_name for p in publishers if p.type_name != type_name})
     if len(others) == len({p.type_name for p in publishers}):
@@ -57,4 +57,4 @@ def _transport_hint(types: Sequence[str]) -> str:
         return " Set image_transport to compressed."
     if "sensor_msgs/msg/Image" in types:
         return " Set image_transport to raw."
-    return " Remap to an image topic."
+    return " Remap to a topic of that type."

@@ -23,6 +23,11 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument("camera_info", default_value="camera_info", description="CameraInfo topic of that camera."),
     DeclareLaunchArgument(
+        "wheel_odom",
+        default_value="wheel_odom",
+        description="Odometry topic of the robot; heard where the parameter scale_source is odometry.",
+    ),
+    DeclareLaunchArgument(
         "checkpoint",
         default_value="",
         description="Trained networks (.safetensors). Empty: as in params_file, else those shipped with the package.",
@@ -87,6 +92,7 @@ PROCESSES = [
         remappings=[
             ("image", LaunchConfiguration("image")),
             ("camera_info", LaunchConfiguration("camera_info")),
+            ("wheel_odom", LaunchConfiguration("wheel_odom")),
         ],
         arguments=[
             ["--checkpoint=", LaunchConfiguration("checkpoint")],

@@ -44,3 +44,18 @@ def make_rig(ros):
     yield make
     for rig in rigs:
         rig.close()
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """What the node warned, in order."""
+    from coopnet_ros import notifier
+
+    texts = []
+    original = notifier.Notifier.__init__
+
+    def spying(self, say, *args, **kwargs):
+        original(self, lambda text: (texts.append(text), say(text)), *args, **kwargs)
+
+    monkeypatch.setattr(notifier.Notifier, "__init__", spying)
+    return texts

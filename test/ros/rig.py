@@ -21,6 +21,7 @@ from std_msgs.msg import Header
 from coopnet_core.geometry.camera import Camera
 from coopnet_ros.coopnet_node import CoopnetNode
 from coopnet_ros.messages import camera_info_message, header_at, image_message, to_nanoseconds
+from coopnet_ros.odometry import quaternion_from_matrix
 
 __all__ = ["CAMERA", "StubPredictor", "shift", "true_depth", "true_flow", "true_probability", "turn"]
 WAIT_S = 10.0
@@ -56,6 +57,7 @@ class Rig:
         kind, topic = (CompressedImage, "image/compressed") if self.compressed else (Image, "image")
         self.images = self.peer.create_publisher(kind, topic, qos)
         self.infos = self.peer.create_publisher(CameraInfo, "camera_info", qos)
+        self.wheels = self.peer.create_publisher(Odometry, "wheel_odom", qos)
         self.received: dict[str, list] = {}
         self.diagnostics: list[DiagnosticArray] = []
         self.peer.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
@@ -126,6 +128,16 @@ class Rig:
         if settle:
             self.wait(lambda: self.counts.pending == 0, "the end of processing")
         return to_nanoseconds(message.header.stamp)
+
+    def send_wheels(self, seconds: float, pose: np.ndarray) -> None:
+        """Publish a pose of the wheel odometry, (4, 4), and wait until the node has it."""
+        message = Odometry(header=header_at(round(seconds * SECOND), "odom"), child_frame_id="base_link")
+        p, q = message.pose.pose.position, message.pose.pose.orientation
+        p.x, p.y, p.z = pose[:3, 3].tolist()
+        q.x, q.y, q.z, q.w = quaternion_from_matrix(pose[:3, :3]).tolist()
+        self.wait(self.wheels.get_subscription_count, "the subscription of wheel_odom")
+        self.wheels.publish(message)
+        self.wait(lambda: self.node._wheels.newest_ns == round(seconds * SECOND), "the pose")
 
     def get(self, name: str, stamp_ns: int):
         """The message of this topic and stamp."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +36,7 @@ class StubPredictor:
     """Returns a known truth on a grid of half the image's size; records what it was asked."""
 
     motion: np.ndarray = field(default_factory=lambda: shift(0.0, 0.0, 1.0))
+    depth: Callable[[Camera], np.ndarray] = field(default_factory=lambda: true_depth)
     metric: bool = True
     fails: bool = False
     delay_s: float = 0.0
@@ -64,7 +66,7 @@ class StubPredictor:
             previous_stamp_ns=previous,
             camera=camera,
             image=frame.image[::2, ::2],
-            depth=true_depth(camera) if DEPTH in outputs else None,
+            depth=self.depth(camera) if DEPTH in outputs else None,
             metric=self.metric,
             T_previous_current=self.motion.copy() if paired and MOTION in outputs else None,
             flow=true_flow(camera) if paired and FLOW in outputs else None,
@@ -82,6 +84,14 @@ def true_depth(camera: Camera) -> np.ndarray:
     """(h, w) a different value in every pixel, from 2 to about 200."""
     x, y = _grid(camera)
     return 2 + x + 12 * y
+
+
+def ground_depth(camera: Camera, T_base_camera: np.ndarray, height: float, sky: float = 50.0) -> np.ndarray:
+    """(h, w) of a camera at this height above level ground, `sky` at and above the horizon."""
+    x, y = _grid(camera)
+    rays = np.stack([(x - camera.cx) / camera.fx, (y - camera.cy) / camera.fy, np.ones_like(x)], axis=-1)
+    down = -(rays @ T_base_camera[:3, :3].T)[..., 2]
+    return np.where(down * sky > height, height / np.maximum(down, 1e-9), sky).astype(np.float32)
 
 
 def true_flow(camera: Camera) -> np.ndarray:

@@ -17,21 +17,6 @@ def adds_up(rig) -> bool:
     return counts.received == counts.processed + sum(counts.dropped.values()) + sum(counts.rejected.values())
 
 
-@pytest.fixture
-def warnings(monkeypatch):
-    """What the node warned, in order."""
-    from coopnet_ros import notifier
-
-    texts = []
-    original = notifier.Notifier.__init__
-
-    def spying(self, say, *args, **kwargs):
-        original(self, lambda text: (texts.append(text), say(text)), *args, **kwargs)
-
-    monkeypatch.setattr(notifier.Notifier, "__init__", spying)
-    return texts
-
-
 def test_an_image_that_is_out_of_order_is_ignored_and_counted(make_rig):
     rig = make_rig()
     rig.send(1.0)

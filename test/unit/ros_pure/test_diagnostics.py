@@ -89,6 +89,14 @@ def test_the_summary_follows_the_state(statistics, clock):
     assert summary()[0] == STALE
 
 
+def test_a_scale_that_was_asked_for_and_is_not_known_is_a_warning(statistics):
+    statistics.receive()
+    statistics.process(total=1.0)
+    assert assess(statistics.snapshot(), "active", 5.0) == (OK, "running")
+    level, text = assess(statistics.snapshot(), "active", 5.0, "no ground is seen")
+    assert (level, text) == (WARN, "running without a scale: no ground is seen")
+
+
 def test_the_summary_is_of_the_last_seconds(statistics, clock):
     def summary():
         return assess(statistics.snapshot(), "active", 5.0)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from coopnet_core.errors import UsageError
+from coopnet_ros import odometry
 from coopnet_ros.odometry import (
     UNKNOWN_VARIANCE,
     MotionNoise,
     PoseIntegrator,
     adjoint,
     in_robot_frame,
+    interpolate,
     inverse,
     is_rigid,
     logarithm,
@@ -48,6 +50,15 @@ def test_the_logarithm_undoes_the_exponential(scale):
         axis = rng.normal(size=3)
         twist = np.concatenate([rng.normal(size=3), scale * axis / np.linalg.norm(axis)])
         np.testing.assert_allclose(logarithm(exponential(twist)), twist, atol=1e-9)
+        np.testing.assert_allclose(odometry.exponential(twist), exponential(twist), atol=1e-9)
+
+
+def test_interpolation_is_along_the_arc():
+    start = transform((1, 2, 3), (0.1, 0.2, 0.3, 0.9))
+    twist = np.array([1.0, 0.2, -0.1, 0.3, -0.2, 0.5])
+    end = start @ exponential(twist)
+    for share in (0.0, 0.3, 1.0):
+        np.testing.assert_allclose(interpolate(start, end, share), start @ exponential(share * twist), atol=1e-9)
 
 
 def test_half_turns_keep_their_angle():
@@ -87,7 +98,7 @@ def test_a_left_hand_curve_turns_about_positive_z_of_the_robot():
     for index in range(1, 11):
         motion = exponential(np.array([0.0, 0.0, 1.0, 0.0, -np.pi / 20, 0.0]))
         estimate = integrator.advance(index * SECOND, (index - 1) * SECOND, motion)
-    robot = in_robot_frame(estimate, OPTICAL, metric=True)
+    robot = in_robot_frame(estimate, OPTICAL)
     np.testing.assert_allclose(robot.pose[:3, :3] @ [1, 0, 0], [0, 1, 0], atol=1e-9)
     radius = 10 / (np.pi / 2)
     np.testing.assert_allclose(robot.pose[:3, 3], [radius, radius, 0], atol=1e-9)
@@ -145,8 +156,8 @@ def test_the_variance_grows_and_stays_below_unknown():
 
 
 def test_without_a_scale_the_translation_is_said_to_be_unknown():
-    integrator = PoseIntegrator()
-    estimate = in_robot_frame(integrator.start(0), OPTICAL, metric=False)
+    integrator = PoseIntegrator(metric=False)
+    estimate = in_robot_frame(integrator.start(0), OPTICAL)
     assert estimate.position_variance == UNKNOWN_VARIANCE
     assert estimate.orientation_variance < 1
 
@@ -156,12 +167,9 @@ def test_without_a_scale_the_lever_arm_is_left_away():
     mounted[:3, 3] = (1.5, 0.2, 1.2)
     turn = transform((0.1, 0.0, 0.4), (0.0, 0.1, 0.0, 1.0))
     estimate = replace(PoseIntegrator().start(0), pose=turn)
-    np.testing.assert_allclose(
-        in_robot_frame(estimate, mounted, metric=False).pose, OPTICAL @ turn @ inverse(OPTICAL), atol=1e-12
-    )
-    np.testing.assert_allclose(
-        in_robot_frame(estimate, mounted, metric=True).pose, mounted @ turn @ inverse(mounted), atol=1e-12
-    )
+    relative = in_robot_frame(replace(estimate, metric=False), mounted)
+    np.testing.assert_allclose(relative.pose, OPTICAL @ turn @ inverse(OPTICAL), atol=1e-12)
+    np.testing.assert_allclose(in_robot_frame(estimate, mounted).pose, mounted @ turn @ inverse(mounted), atol=1e-12)
 
 
 def test_the_adjoint_moves_a_twist_as_conjugation_moves_its_motion():
@@ -175,3 +183,116 @@ def test_the_adjoint_moves_a_twist_as_conjugation_moves_its_motion():
 def test_orthonormal_leaves_a_rotation_alone():
     T = transform((1, 2, 3), (0.1, 0.2, 0.3, 0.9))
     np.testing.assert_allclose(orthonormal(T), T, atol=1e-14)
+
+
+AHEAD = transform((0, 0, 2), (0, 0, 0, 1))
+EXACT = MotionNoise(1e-6, 1e-6, 1e-6)
+
+
+class Walk:
+    """Steps of two units ahead, once per second."""
+
+    def __init__(self, noise: MotionNoise = EXACT, metric: bool = False):
+        self.integrator = PoseIntegrator(noise, metric)
+        self.estimate = self.integrator.start(0)
+        self.now = 0
+
+    def go(self, steps: int, scale: float | None, spread: float = 0.0):
+        for _ in range(steps):
+            self.now += 1
+            self.integrator.use_scale(scale, spread)
+            self.estimate = self.integrator.advance(self.now * SECOND, (self.now - 1) * SECOND, AHEAD)
+        return self.estimate
+
+    @property
+    def z(self) -> float:
+        return self.estimate.pose[2, 3]
+
+
+def test_the_path_is_multiplied_when_the_scale_becomes_known_and_not_when_it_changes():
+    walk = Walk()
+    unknown = walk.go(5, None)
+    assert (walk.z, unknown.metric) == (10.0, False)
+    assert unknown.position_variance == unknown.linear_variance == UNKNOWN_VARIANCE
+    known = walk.go(1, 0.5)
+    assert (walk.z, known.metric) == (pytest.approx(6.0), True)
+    np.testing.assert_allclose(known.twist, [0, 0, 1, 0, 0, 0])
+    assert known.position_variance < 1e-9
+    changed = walk.go(1, 0.75)
+    assert walk.z == pytest.approx(7.5)
+    # with 0.75 the six metres before would have been nine
+    assert changed.position_variance == pytest.approx(3.0**2)
+    back = walk.go(1, 0.5)
+    assert walk.z == pytest.approx(8.5)
+    assert back.position_variance == pytest.approx(0.5**2)
+
+
+def test_while_the_scale_is_unknown_again_the_last_one_goes_on_and_no_length_is_vouched_for():
+    walk = Walk()
+    walk.go(2, 0.5)
+    held = walk.go(3, None)
+    assert (walk.z, held.metric, held.lost) == (pytest.approx(5.0), True, False)
+    assert held.position_variance == held.linear_variance == UNKNOWN_VARIANCE
+    assert held.orientation_variance < 1e-9
+    np.testing.assert_allclose(held.twist, [0, 0, 1, 0, 0, 0])
+    found = walk.go(1, 0.6)
+    assert walk.z == pytest.approx(6.2)
+    assert found.position_variance == pytest.approx(1.0**2)
+
+
+def test_the_first_scale_multiplies_the_variance_of_the_path_and_adds_its_own():
+    walk = Walk(MotionNoise(0.1, 1e-6, 1e-6))
+    walk.go(4, None)
+    known = walk.go(1, 3.0, spread=0.05)
+    along = (0.1**2 + 0.05**2) * 6.0**2
+    expected = 4 * (0.1 * 2.0 * 3.0) ** 2 + (0.05 * 8.0 * 3.0) ** 2 + along
+    assert known.position_variance == pytest.approx(expected)
+    assert known.linear_variance == pytest.approx(along)
+
+
+def test_the_floor_of_the_variance_is_in_metres_from_the_beginning():
+    walk = Walk(MotionNoise(1e-9, 0.01, 1e-6))
+    walk.go(99, None)
+    assert walk.go(1, 50.0).position_variance == pytest.approx(101 * 0.01**2)
+
+
+def test_a_turn_before_the_scale_is_known_is_kept():
+    integrator = PoseIntegrator(EXACT, metric=False)
+    integrator.start(0)
+    turn = exponential(np.array([0.0, 0.0, 2.0, 0.0, -0.5, 0.0]))
+    for index in range(1, 4):
+        integrator.use_scale(None)
+        integrator.advance(index * SECOND, (index - 1) * SECOND, turn)
+    integrator.use_scale(0.5)
+    estimate = integrator.advance(4 * SECOND, 3 * SECOND, turn)
+    np.testing.assert_allclose(estimate.pose, exponential(4 * np.array([0, 0, 1.0, 0, -0.5, 0])), atol=1e-9)
+    assert estimate.position_variance < 1e-9
+
+
+def test_other_networks_never_go_on_in_a_unit_nobody_knows():
+    walk = Walk()
+    walk.go(2, 0.5)
+    walk.integrator.change_networks()
+    assert walk.go(2, None).lost
+    assert walk.z == pytest.approx(2.0)
+    assert not walk.integrator.can_go_on
+    found = walk.go(2, 4.0)
+    assert (walk.z, found.lost) == (pytest.approx(18.0), False)
+    assert found.position_variance < 1e-9 + 1.0  # what the two lost seconds may have been, at 1 m/s
+    assert walk.go(1, 5.0).position_variance == pytest.approx(found.position_variance + 4.0**2)
+
+
+def test_a_path_of_networks_that_are_gone_before_their_unit_was_known_stays_unknown():
+    walk = Walk()
+    walk.go(2, None)
+    walk.integrator.change_networks()
+    assert walk.go(3, 0.5).position_variance == UNKNOWN_VARIANCE
+    assert walk.estimate.linear_variance < 1e-9
+
+
+def test_the_disagreement_with_networks_that_are_gone_stays_in_the_variance():
+    walk = Walk()
+    walk.go(2, 0.5)
+    walk.go(1, 0.75)
+    walk.integrator.change_networks()
+    assert walk.go(1, 2.0).position_variance == pytest.approx(1.0**2)

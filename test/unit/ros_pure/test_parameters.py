@@ -79,11 +79,30 @@ def test_a_mistyped_name_is_answered_with_the_nearest():
         {"color.depth_near": 90.0},
         {"base_to_camera.rotation": (0.0, 0.0, 0.0, 0.0)},
         {"input_width": 416},
+        {"scale_source": "camera_height", "base_to_camera.source": "parameters"},
+        {
+            "scale_source": "camera_height",
+            "base_to_camera.source": "parameters",
+            "base_to_camera.translation": (1.0, 0.0, -0.2),
+        },
     ],
 )
 def test_values_that_do_not_go_together_are_refused(values):
     with pytest.raises(UsageError):
         check_values(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"camera_height": 1.2, "base_to_camera.source": "parameters"},
+        {"base_to_camera.translation": (0.0, 0.0, 1.2), "base_to_camera.source": "parameters"},
+        {"base_to_camera.source": "tf"},
+        {},
+    ],
+)
+def test_a_height_of_the_camera_may_come_from_three_places(values):
+    check_values({"scale_source": "camera_height", **values})
 
 
 def test_a_constraint_is_put_in_words():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from ros.rig_truth import CAMERA, StubPredictor, shift, true_depth
+from ros.rig_truth import CAMERA, StubPredictor, ground_depth, shift, true_depth
 
 from coopnet_core.data.frames import Frame
 from coopnet_core.inference.prediction import ALL_OUTPUTS
 from coopnet_ros.diagnostics import Statistics
+from coopnet_ros.odometry import UNKNOWN_VARIANCE, transform
 from coopnet_ros.pipeline import FrameRejectedError, Pipeline, PipelineSettings
+from coopnet_ros.scale import ScaleSettings
 from coopnet_ros.sequence import Link
 
 PERIOD = 100_000_000
@@ -26,7 +30,8 @@ def make(stub=None, **settings):
 
 
 def test_a_fixed_scale_multiplies_depth_and_motion_and_makes_them_metric():
-    pipeline, _ = make(StubPredictor(metric=False, motion=shift(0.0, 0.0, 0.5)), fixed_scale=4.0)
+    stub = StubPredictor(metric=False, motion=shift(0.0, 0.0, 0.5))
+    pipeline, _ = make(stub, scale=ScaleSettings("fixed", fixed=4.0))
     pipeline.step(frame(0), ALL_OUTPUTS)
     result = pipeline.step(frame(1), ALL_OUTPUTS)
     assert result.prediction.metric
@@ -88,3 +93,93 @@ def test_thousands_of_frames_with_gaps_and_jumps():
         stub.calls.clear()
     events = statistics.snapshot().events
     assert (events["gaps"], events["jumps"]) == (3, 2)
+
+
+MOUNT = transform((0.0, 0.0, 1.2), (-0.5, 0.5, -0.5, 0.5))
+BY_HEIGHT = ScaleSettings("camera_height", max_age_s=1.0)
+FIXED = ScaleSettings("fixed", fixed=0.5)
+MOTION_ONLY = frozenset({"motion"})
+
+
+def in_half_metres(**changes) -> StubPredictor:
+    """Two units ahead per frame, over ground that the camera sees 2.4 units below."""
+    options = {"metric": False, "motion": shift(0.0, 0.0, 2.0), "depth": lambda camera: 2 * ground(camera)}
+    return StubPredictor(**{**options, **changes})
+
+
+def ground(camera):
+    return ground_depth(camera, MOUNT, 1.2)
+
+
+def test_a_measured_scale_reaches_depth_and_motion_and_asks_for_what_it_needs():
+    stub = in_half_metres()
+    pipeline, _ = make(stub, scale=BY_HEIGHT)
+    for index in range(4):
+        result = pipeline.step(frame(index), MOTION_ONLY, MOUNT)
+        assert (result.scale.value, result.prediction.metric) == (None, False)
+        np.testing.assert_allclose(result.prediction.depth, 2 * ground(result.prediction.camera))
+        assert result.odometry.position_variance == UNKNOWN_VARIANCE
+    result = pipeline.step(frame(4), MOTION_ONLY, MOUNT)
+    assert [outputs for _, outputs, _ in stub.calls] == [{"motion", "depth", "mask"}] * 5
+    assert result.scale.value == pytest.approx(0.5, rel=0.005)
+    np.testing.assert_allclose(result.prediction.depth, ground(result.prediction.camera), rtol=0.005)
+    np.testing.assert_allclose(result.prediction.T_previous_current, shift(0, 0, 1.0), rtol=0.005)
+    np.testing.assert_allclose(result.odometry.pose, shift(0, 0, 4.0), rtol=0.005)
+    assert [key for key, _ in result.notices] == ["scale_found"]
+    assert "the path so far too" in result.notices[0][1]
+
+
+def test_a_scale_that_is_lost_is_said_and_metres_are_never_mixed_with_units():
+    stub = in_half_metres()
+    pipeline, _ = make(stub, scale=BY_HEIGHT)
+    for index in range(5):
+        pipeline.step(frame(index), MOTION_ONLY, MOUNT)
+    stub.depth = lambda camera: np.full((camera.height, camera.width), 9.0, np.float32)
+    notices = []
+    for index in range(5, 17):
+        result = pipeline.step(frame(index), MOTION_ONLY, MOUNT)
+        notices += result.notices
+    assert (result.scale.value, result.prediction.metric) == (None, False)
+    assert result.prediction.T_previous_current[2, 3] == 2.0
+    np.testing.assert_allclose(result.odometry.pose, shift(0, 0, 16.0), rtol=0.005)
+    assert result.odometry.position_variance == UNKNOWN_VARIANCE
+    assert [key for key, _ in notices] == ["scale_lost"]
+    assert "no ground is seen" in notices[0][1]
+    assert "goes on with the last scale" in notices[0][1]
+
+
+def test_another_source_and_another_value_while_running():
+    """none, then fixed at 0.5, then fixed at 1, then none: 2 units, then 1 m, 2 m and 2 m per frame."""
+    pipeline, _ = make(in_half_metres())
+    pipeline.step(frame(0), MOTION_ONLY)
+    poses, keys = [], []
+    for index, scale in enumerate([ScaleSettings(), FIXED, replace(FIXED, fixed=1.0), ScaleSettings()], 1):
+        pipeline.settings = replace(pipeline.settings, scale=scale)
+        result = pipeline.step(frame(index), MOTION_ONLY)
+        poses.append(float(result.odometry.pose[2, 3]))
+        keys += [key for key, _ in result.notices]
+        assert result.prediction.metric == (scale.source == "fixed")
+        assert (result.odometry.position_variance == UNKNOWN_VARIANCE) == (scale.source == "none")
+    assert poses == [2.0, 2.0, 4.0, 6.0]
+    assert keys == ["scale_found", "scale_lost"]
+
+
+def test_new_networks_of_unknown_scale_do_not_go_on_in_a_metric_pose():
+    pipeline, _ = make(StubPredictor())
+    pipeline.step(frame(0), ALL_OUTPUTS)
+    pipeline.step(frame(1), ALL_OUTPUTS)
+    pipeline.replace_predictor(in_half_metres())
+    for index in (2, 3):
+        result = pipeline.step(frame(index), ALL_OUTPUTS)
+        assert result.odometry.lost
+        np.testing.assert_allclose(result.odometry.pose, shift(0, 0, 1.0))
+    pipeline.settings = PipelineSettings(scale=FIXED)
+    np.testing.assert_allclose(pipeline.step(frame(4), ALL_OUTPUTS).odometry.pose, shift(0, 0, 2.0))
+
+
+def test_without_a_mounting_the_height_is_not_known():
+    pipeline, _ = make(in_half_metres(), scale=BY_HEIGHT)
+    for index in range(6):
+        result = pipeline.step(frame(index), MOTION_ONLY)
+    assert result.scale.value is None
+    assert "mounting" in result.scale.reason
