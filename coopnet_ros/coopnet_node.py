@@ -42,7 +42,7 @@ from coopnet_ros.pipeline import Pipeline
 from coopnet_ros.predictor import DEFAULT_CHECKPOINT, PredictorFactory, PredictorRequest, load_predictor
 from coopnet_ros.processor import CameraState, ImageItem, Processor, pipeline_settings
 from coopnet_ros.scale import ODOMETRY, ScaleState
-from coopnet_ros.sequence import Arrival, classify_arrival
+from coopnet_ros.sequence import Arrival, ArrivalOrder
 from coopnet_ros.silence import Endpoint, explain_silence
 from coopnet_ros.wheel_odometry import WheelPoses
 from coopnet_ros.worker import Worker
@@ -112,7 +112,7 @@ class CoopnetNode(LifecycleNode):
         self._camera_state = _NO_CAMERA_INFO
         self._camera_source: tuple | None = None
         self._waiting: ImageItem | None = None
-        self._newest_ns: int | None = None
+        self._order = ArrivalOrder()
         self._frame_id = ""
         self._state = "unconfigured"
         self._enabled = True
@@ -314,18 +314,18 @@ class CoopnetNode(LifecycleNode):
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         """Keep the newest image for the worker and return."""
-        item = ImageItem(message, time.perf_counter())
+        arrived = time.perf_counter()
         self.statistics.receive()
         if not self._enabled:
             self.statistics.drop("disabled")
             return
         stamp_ns = to_nanoseconds(message.header.stamp)
         threshold = self.get_parameter("time_jump_threshold").value
-        if classify_arrival(self._newest_ns, stamp_ns, threshold) is Arrival.OUT_OF_ORDER:
+        if self._order.judge(stamp_ns, threshold) is Arrival.OUT_OF_ORDER:
             self.statistics.reject("out_of_order")
-            self._notifier.notify("out_of_order", _disorder(stamp_ns, self._newest_ns))
+            self._notifier.notify("out_of_order", _disorder(stamp_ns, self._order.newest_ns))
             return
-        self._newest_ns = stamp_ns
+        item = ImageItem(message, arrived, self._order.epoch)
         self._frame_id = message.header.frame_id
         if self._camera_state is _NO_CAMERA_INFO:
             self._hold(item)
@@ -374,7 +374,7 @@ class CoopnetNode(LifecycleNode):
             response.success, response.message = False, "Not configured: there is nothing to reset."
             return response
         self._worker.submit(self._pipeline.reset).result()
-        self._newest_ns = None
+        self._order.restart()
         response.success, response.message = True, "The next frame starts a new pair; the pose is kept."
         return response
 

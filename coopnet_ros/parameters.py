@@ -136,7 +136,8 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         "time_jump_threshold",
         1.0,
-        "A stamp that lies back by more than this is a new start (bag loop), by less it is out of order, seconds.",
+        "A stamp that lies back by more than this is a new start (bag loop), by less it is out of order, seconds. "
+        "Three images in a row behind the newest are a new start too.",
         minimum=0.0,
         maximum=3600.0,
     ),

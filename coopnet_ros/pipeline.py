@@ -93,6 +93,7 @@ class Pipeline:
         self._estimator = make_estimator(settings.scale, self._wheels)
         self._scale_was_known: bool | None = None
         self._previous_ns: int | None = None
+        self._epoch = 0
         self._camera: Camera | None = None
         self._started = False
 
@@ -110,13 +111,17 @@ class Pipeline:
         self._previous_ns = None
         self._statistics.count("resets")
 
-    def step(self, frame: Frame, outputs: frozenset[str], T_base_camera: np.ndarray | None = None) -> StepResult:
+    def step(
+        self, frame: Frame, outputs: frozenset[str], T_base_camera: np.ndarray | None = None, epoch: int = 0
+    ) -> StepResult:
         """Process the next frame.
 
         Args:
             frame: a frame with a camera.
             outputs: what is wanted, of `prediction.ALL_OUTPUTS`; what the scale needs comes on top.
             T_base_camera: (4, 4) mounting of the camera, for a measured scale; None where it is not known.
+            epoch: frames of two epochs are no pair, though the later one may have the later stamp: time went back and
+                on while this pipeline was busy.
 
         Raises:
             FrameRejectedError: the networks failed on it; the next frame starts a new pair.
@@ -125,9 +130,11 @@ class Pipeline:
         outputs |= self._estimator.needs(outputs)
         changed = self._camera is not None and frame.camera != self._camera
         link = classify_link(self._previous_ns, frame.stamp_ns, self.settings.max_pair_gap_s)
+        if link is not Link.FIRST and epoch != self._epoch:
+            link = Link.JUMP
         notices = self._prepare(frame, link, changed)
         prediction = self._predict(frame, outputs)
-        self._previous_ns = frame.stamp_ns
+        self._previous_ns, self._epoch = frame.stamp_ns, epoch
         self._camera = frame.camera
         scale = self._estimator.update(prediction, T_base_camera)
         notices += self._scale_notices(scale)
@@ -165,7 +172,8 @@ class Pipeline:
             if changed:
                 self._statistics.count("camera_changes")
                 notices.append(("camera_changed", _camera_change_text(self._camera, frame.camera)))
-            self._warm_up(frame.camera)
+            if self._camera is None or _size_of(self._camera) != _size_of(frame.camera):
+                self._warm_up(frame.camera)  # other shapes are slow at first, other values are not
         if link is Link.GAP:
             self._statistics.count("gaps")
             gap = seconds(frame.stamp_ns - self._previous_ns)
@@ -180,8 +188,9 @@ class Pipeline:
         if link is Link.JUMP:
             self._statistics.count("jumps")
             back = seconds(self._previous_ns - frame.stamp_ns)
+            how_far = f" by {back:.2f} s" if back > 0 else ""
             notices.append(
-                ("jump", f"Time went back by {back:.2f} s (a bag that loops?): the pair is dropped, the pose is kept.")
+                ("jump", f"Time went back{how_far} (a bag that loops?): the pair is dropped, the pose is kept.")
             )
         if changed or link in (Link.GAP, Link.JUMP):
             self._predictor.reset()
@@ -246,6 +255,10 @@ def _inference_failure(error: Exception) -> FrameRejectedError:
     if "out of memory" in str(error).lower():
         text += " Lower input_width and input_height, or use device:=cpu."
     return FrameRejectedError("inference_error", f"The networks failed on a frame, which is dropped. {text}")
+
+
+def _size_of(camera: Camera) -> tuple[int, int]:
+    return camera.width, camera.height
 
 
 def _camera_change_text(old: Camera, new: Camera) -> str:

@@ -30,10 +30,12 @@ class ImageItem:
     Attributes:
         message: the image.
         arrived: time of arrival, seconds of time.perf_counter.
+        epoch: number of new starts before it (`sequence.ArrivalOrder`).
     """
 
     message: Image | CompressedImage
     arrived: float
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Processor:
         decoded = time.perf_counter()
         needs_mount = self._pipeline.settings.scale.is_measured
         T_base_camera = self._mount.transform_to(frame.frame_id) if needs_mount else None
-        result = self._pipeline.step(frame, wanted, T_base_camera)
+        result = self._pipeline.step(frame, wanted, T_base_camera, item.epoch)
         for key, text in result.notices:
             self._notifier.notify(key, text)
         predicted = time.perf_counter()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum
 
 NANOSECONDS = 1_000_000_000
+_NEW_START = 3
+"""Images that lie behind the newest stamp but follow each other: a short bag that loops, not disorder."""
 
 
 class Arrival(Enum):
@@ -42,6 +44,48 @@ def classify_arrival(newest_ns: int | None, stamp_ns: int, jump_threshold_s: flo
     if seconds(newest_ns - stamp_ns) > jump_threshold_s:
         return Arrival.JUMP
     return Arrival.OUT_OF_ORDER
+
+
+class ArrivalOrder:
+    """Judges the stamps of the images as they arrive.
+
+    Attributes:
+        newest_ns: stamp of the newest image accepted, None before the first.
+        epoch: number of new starts. Frames of two epochs are never a pair, whatever their stamps say: the frames
+            between them may have been dropped.
+    """
+
+    def __init__(self) -> None:
+        """Nothing has arrived."""
+        self.newest_ns: int | None = None
+        self.epoch = 0
+        self._behind: list[int] = []
+
+    def judge(self, stamp_ns: int, jump_threshold_s: float) -> Arrival:
+        """Take in the stamp of an arriving image; anything but OUT_OF_ORDER makes it the newest."""
+        arrival = classify_arrival(self.newest_ns, stamp_ns, jump_threshold_s)
+        if arrival is Arrival.OUT_OF_ORDER and self._follows(stamp_ns):
+            arrival = Arrival.JUMP
+        if arrival is Arrival.OUT_OF_ORDER:
+            return arrival
+        self._behind = []
+        self.newest_ns = stamp_ns
+        if arrival is Arrival.JUMP:
+            self.epoch += 1
+        return arrival
+
+    def restart(self) -> None:
+        """Whatever comes next is a new start."""
+        self.newest_ns = None
+        self.epoch += 1
+        self._behind = []
+
+    def _follows(self, stamp_ns: int) -> bool:
+        """Whether this image behind the newest continues a sequence of such images that is long enough."""
+        if self._behind and stamp_ns <= self._behind[-1]:
+            self._behind = []
+        self._behind.append(stamp_ns)
+        return len(self._behind) >= _NEW_START
 
 
 def classify_link(previous_ns: int | None, stamp_ns: int, max_pair_gap_s: float) -> Link:

@@ -30,6 +30,17 @@ def test_an_image_that_is_out_of_order_is_ignored_and_counted(make_rig):
     assert adds_up(rig)
 
 
+def test_a_loop_shorter_than_the_threshold_is_played_on(make_rig):
+    rig = make_rig()
+    for _ in range(3):
+        for seconds in (1.0, 1.2, 1.4, 1.6):
+            rig.send(seconds)
+    assert rig.counts.rejected["out_of_order"] == 4
+    assert rig.counts.processed == 8
+    assert rig.counts.events["jumps"] == 2
+    assert adds_up(rig)
+
+
 def test_a_bag_that_loops_drops_the_pair_keeps_the_pose_and_is_said_once(make_rig, warnings):
     rig = make_rig(topics=["odom"])
     for seconds in (10.0, 10.1, 10.2):

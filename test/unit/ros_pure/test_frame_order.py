@@ -8,7 +8,7 @@ import time
 import pytest
 
 from coopnet_ros.notifier import Notifier
-from coopnet_ros.sequence import Arrival, Link, classify_arrival, classify_link
+from coopnet_ros.sequence import Arrival, ArrivalOrder, Link, classify_arrival, classify_link
 from coopnet_ros.silence import Endpoint, explain_silence
 from coopnet_ros.worker import Worker
 
@@ -124,3 +124,42 @@ def test_the_worker_outlives_an_error_and_runs_tasks_in_its_thread():
     assert str(failures[0]) == "broken"
     worker.stop()
     assert worker.submit(lambda: 1).cancelled()
+
+
+def judge(order: ArrivalOrder, *stamps: float) -> list[Arrival]:
+    return [order.judge(round(stamp * SECOND), jump_threshold_s=1.0) for stamp in stamps]
+
+
+def test_disorder_is_not_taken_for_a_new_start():
+    order = ArrivalOrder()
+    judge(order, 1.0, 1.3)
+    assert judge(order, 1.1, 1.4, 1.2, 1.5, 1.3) == [
+        Arrival.OUT_OF_ORDER,
+        Arrival.IN_ORDER,
+        Arrival.OUT_OF_ORDER,
+        Arrival.IN_ORDER,
+        Arrival.OUT_OF_ORDER,
+    ]
+    assert judge(order, 1.4, 1.4, 1.4, 1.4) == [Arrival.OUT_OF_ORDER] * 4, "one stamp again and again is no sequence"
+    assert order.epoch == 0
+
+
+def test_a_bag_shorter_than_the_threshold_that_loops_is_a_new_start_after_three_images():
+    order = ArrivalOrder()
+    loop = (1.0, 1.2, 1.4, 1.6)
+    judge(order, *loop)
+    for count in (1, 2):
+        out, jump, on = Arrival.OUT_OF_ORDER, Arrival.JUMP, Arrival.IN_ORDER
+        assert judge(order, *loop) == [out, out, jump, on]
+        assert order.epoch == count
+
+
+def test_a_jump_and_a_restart_begin_an_epoch():
+    order = ArrivalOrder()
+    judge(order, 5.0, 5.1)
+    assert order.epoch == 0
+    assert judge(order, 1.0) == [Arrival.JUMP]
+    assert order.epoch == 1
+    order.restart()
+    assert judge(order, 0.9) == [Arrival.IN_ORDER]
+    assert order.epoch == 2

@@ -183,3 +183,27 @@ def test_without_a_mounting_the_height_is_not_known():
         result = pipeline.step(frame(index), MOTION_ONLY)
     assert result.scale.value is None
     assert "mounting" in result.scale.reason
+
+
+def test_a_loop_that_nobody_saw_is_no_pair():
+    """Time went back and on past the last frame while the pipeline was busy: the stamps alone look like a pair."""
+    pipeline, statistics = make()
+    pipeline.step(frame(50), ALL_OUTPUTS, epoch=0)
+    result = pipeline.step(frame(52), ALL_OUTPUTS, epoch=1)
+    assert result.link is Link.JUMP
+    assert result.odometry.lost
+    assert "Time went back (a bag" in dict(result.notices)["jump"]
+    assert pipeline.step(frame(53), ALL_OUTPUTS, epoch=1).link is Link.PAIR
+    assert statistics.snapshot().events["jumps"] == 1
+
+
+def test_a_calibration_that_keeps_changing_costs_the_pair_and_no_warm_up():
+    stub = StubPredictor()
+    pipeline, statistics = make(stub)
+    for index in range(5):
+        camera = replace(CAMERA, fx=CAMERA.fx + index)
+        pipeline.step(replace(frame(index), camera=camera), ALL_OUTPUTS)
+    assert statistics.snapshot().events["camera_changes"] == 4
+    assert len(stub.warmed) == 1
+    pipeline.step(replace(frame(6), camera=CAMERA.scaled(32, 24)), ALL_OUTPUTS)
+    assert len(stub.warmed) == 2
