@@ -16,22 +16,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool, Trigger
 
+from coopnet_core.data.camera_info import is_rectified_topic
+from coopnet_core.data.prepare import undistortion
 from coopnet_core.errors import CoopnetError, UsageError
+from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.prediction import Predictor
 from coopnet_ros.diagnostics import Statistics, assess
+from coopnet_ros.interface import SERVICES, load_type, topic_type
 from coopnet_ros.messages import camera_of, diagnostics_message, to_nanoseconds
 from coopnet_ros.mount import CameraMount, TransformPublisher
 from coopnet_ros.notifier import Notifier
@@ -41,6 +44,15 @@ from coopnet_ros.parameter_server import declare, read
 from coopnet_ros.pipeline import Pipeline
 from coopnet_ros.predictor import DEFAULT_CHECKPOINT, PredictorFactory, PredictorRequest, load_predictor
 from coopnet_ros.processor import CameraState, ImageItem, Processor, pipeline_settings
+from coopnet_ros.qos import (
+    OVERRIDES,
+    diagnostics_qos,
+    input_qos,
+    overridable,
+    refusals_in_words,
+    unused_overrides,
+    wheel_qos,
+)
 from coopnet_ros.scale import ODOMETRY, ScaleState
 from coopnet_ros.sequence import Arrival, ArrivalOrder
 from coopnet_ros.silence import Endpoint, explain_silence
@@ -48,6 +60,10 @@ from coopnet_ros.wheel_odometry import WheelPoses
 from coopnet_ros.worker import Worker
 
 _NO_CAMERA_INFO = CameraState(None, "no_camera_info", "Images arrive, but no camera_info yet.")
+
+_UNSTAMPED = (
+    "Images without a stamp (0, or before 0) are ignored: pairs are made by stamp. Let the driver set header.stamp."
+)
 
 _Transition = Callable[["CoopnetNode", LifecycleState], TransitionCallbackReturn]
 
@@ -111,6 +127,7 @@ class CoopnetNode(LifecycleNode):
         self._wheel_subscription: Subscription | None = None
         self._camera_state = _NO_CAMERA_INFO
         self._camera_source: tuple | None = None
+        self._rectified = False
         self._waiting: ImageItem | None = None
         self._order = ArrivalOrder()
         self._frame_id = ""
@@ -121,10 +138,17 @@ class CoopnetNode(LifecycleNode):
         for warning in declare(self):
             self.get_logger().warning(warning)
         self.add_post_set_parameters_callback(self._apply_parameters)
-        self.create_service(Trigger, "~/reset", self._on_reset)
-        self.create_service(SetBool, "~/enable", self._on_enable)
-        self.create_service(Trigger, "~/load_checkpoint", self._on_load_checkpoint)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        answers = {
+            "~/reset": self._on_reset,
+            "~/enable": self._on_enable,
+            "~/load_checkpoint": self._on_load_checkpoint,
+        }
+        for service in SERVICES:
+            self.create_service(load_type(service.type_name), service.name, answers[service.name])
+        with refusals_in_words(self.resolve_topic_name("/diagnostics")):
+            self._diagnostics = self.create_publisher(
+                topic_type("/diagnostics"), "/diagnostics", diagnostics_qos(), qos_overriding_options=overridable()
+            )
         # steady, not ROS time: with use_sim_time and a bag that has stopped the node must still speak
         self.create_timer(1.0, self._every_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -140,6 +164,7 @@ class CoopnetNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker, let it load the networks, open the publishers."""
         values = read(self)
+        self._outputs = Outputs(self)
         self._worker = Worker(lambda item: self._processor.handle(item), lambda error: self._processor.fail(error))
         try:
             predictor = self._in_worker(lambda: self._load(self._predictor_request()))
@@ -149,7 +174,6 @@ class CoopnetNode(LifecycleNode):
                 self.get_logger().debug(traceback.format_exc())
             self._release()
             return TransitionCallbackReturn.FAILURE
-        self._outputs = Outputs(self)
         self._pipeline = Pipeline(predictor, self.statistics, pipeline_settings(values), self._wheels)
         fallback = transform(values["base_to_camera.translation"], values["base_to_camera.rotation"])
         mount = CameraMount(
@@ -179,10 +203,16 @@ class CoopnetNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Enable the publishers and subscribe to images and camera_info."""
         values = read(self)
-        self._follow_wheels(values["scale_source"] == ODOMETRY)
-        self._subscribe(values)
+        try:
+            self._follow_wheels(values["scale_source"] == ODOMETRY)
+            self._subscribe(values)
+        except UsageError:
+            self._unsubscribe()
+            raise
         self._active_since = time.monotonic()
         self._state = "active"
+        for warning in unused_overrides(self, later=(self.resolve_topic_name("wheel_odom"),)):
+            self._notifier.once(warning, warning)
         topics = " and ".join(self._subscriptions_by_topic)
         self.get_logger().info(f"Active: waiting for images on {topics}.")
         return super().on_activate(state)
@@ -227,6 +257,7 @@ class CoopnetNode(LifecycleNode):
             self._outputs = None
         self._processor = None
         self._pipeline = None
+        self._camera_state, self._camera_source = _NO_CAMERA_INFO, None
         self._state = "unconfigured"
 
     def _in_worker(self, task: Callable[[], Predictor]) -> Predictor:
@@ -244,9 +275,9 @@ class CoopnetNode(LifecycleNode):
     # ------------------------------------------------------------------ input
 
     def _subscribe(self, values: dict) -> None:
-        image_type, image_topic = Image, self.resolve_topic_name("image")
+        image_type, image_topic = topic_type("image"), self.resolve_topic_name("image")
         if values["image_transport"] == "compressed":
-            image_type = CompressedImage
+            image_type = topic_type("image/compressed")
             if not image_topic.endswith("/compressed"):
                 image_topic += "/compressed"
         info_topic = self.resolve_topic_name("camera_info")
@@ -255,15 +286,22 @@ class CoopnetNode(LifecycleNode):
                 f"image and camera_info are both mapped to {image_topic}: each needs its own topic, e.g. "
                 "-r image:=/camera/image_raw -r camera_info:=/camera/camera_info."
             )
-        self._camera_state, self._camera_source = _NO_CAMERA_INFO, None
-        self._subscriptions_by_topic = {
-            image_topic: self.create_subscription(
-                image_type, image_topic, self._on_image, _input_qos(values["image_reliability"])
-            ),
-            info_topic: self.create_subscription(
-                CameraInfo, info_topic, self._on_camera_info, _input_qos(values["camera_info_reliability"])
-            ),
-        }
+        named = is_rectified_topic(image_topic)
+        self._rectified = named if values["rectified"] == "auto" else values["rectified"] == "always"
+        image_qos, info_qos = input_qos(values["image_reliability"]), input_qos(values["camera_info_reliability"])
+        self._subscriptions_by_topic[image_topic] = self._listen(image_type, image_topic, self._on_image, image_qos)
+        self._subscriptions_by_topic[info_topic] = self._listen(
+            topic_type("camera_info"), info_topic, self._on_camera_info, info_qos
+        )
+
+    def _listen(self, kind: type, topic: str, callback: Callable, qos: QoSProfile) -> Subscription:
+        """Subscribe to a resolved topic; parameters may override its QoS.
+
+        Raises:
+            UsageError: such an override is refused.
+        """
+        with refusals_in_words(topic):
+            return self.create_subscription(kind, topic, callback, qos, qos_overriding_options=overridable())
 
     def _unsubscribe(self) -> None:
         for subscription in self._subscriptions_by_topic.values():
@@ -280,7 +318,7 @@ class CoopnetNode(LifecycleNode):
         """Subscribe to wheel_odom where the scale needs it, and only there.
 
         Raises:
-            UsageError: it is mapped to this node's own odometry.
+            UsageError: it is mapped to this node's own odometry, or an override of its QoS is refused.
         """
         if not wanted and self._wheel_subscription is not None:
             self.destroy_subscription(self._wheel_subscription)
@@ -295,7 +333,7 @@ class CoopnetNode(LifecycleNode):
                 "result. Map it to the odometry of the wheels, e.g. -r wheel_odom:=/wheel/odometry."
             )
         self._notifier.forget("no_wheel_odom")
-        self._wheel_subscription = self.create_subscription(Odometry, topic, self._on_wheel_odom, _wheel_qos())
+        self._wheel_subscription = self._listen(topic_type("wheel_odom"), topic, self._on_wheel_odom, wheel_qos())
         self.get_logger().info(f"The scale comes from {topic}.")
 
     def _on_wheel_odom(self, message: Odometry) -> None:
@@ -321,6 +359,10 @@ class CoopnetNode(LifecycleNode):
             return
         stamp_ns = to_nanoseconds(message.header.stamp)
         threshold = self.get_parameter("time_jump_threshold").value
+        if stamp_ns <= 0:  # else every one would be a jump back, and end a pair
+            self.statistics.reject("out_of_order")
+            self._notifier.notify("out_of_order", _UNSTAMPED)
+            return
         if self._order.judge(stamp_ns, threshold) is Arrival.OUT_OF_ORDER:
             self.statistics.reject("out_of_order")
             self._notifier.notify("out_of_order", _disorder(stamp_ns, self._order.newest_ns))
@@ -351,19 +393,33 @@ class CoopnetNode(LifecycleNode):
         self._camera_state = self._derive_camera(message)
         if self._waiting is not None:
             item, self._waiting = self._waiting, None
+            self._offer_held(item)
+
+    def _offer_held(self, item: ImageItem) -> None:
+        """Process the image that waited for camera_info, unless it is no longer of the present."""
+        age, longest = time.perf_counter() - item.arrived, self.get_parameter("max_pair_gap").value
+        if age <= longest:
             self._offer(item)
+            return
+        self.statistics.reject("no_camera_info")
+        self._notifier.notify(
+            "no_camera_info",
+            f"An image waited {age:.2f} s for the first camera_info, longer than max_pair_gap={longest:g} s: it is "
+            "dropped. Publish camera_info with every image.",
+        )
 
     def _derive_camera(self, message: CameraInfo) -> CameraState:
+        """The camera, or why there is none; what cannot be undistorted is found here, not on every frame."""
         topic = list(self._subscriptions_by_topic)[-1]
         try:
-            camera = camera_of(message)
+            camera = camera_of(message, self._rectified)
+            focal = undistortion(camera)[0].fx if camera is not None and camera.is_distorted else 0.0
         except UsageError as error:
             return CameraState(None, "bad_camera_info", f"{topic} cannot be used, images are dropped. {error}")
         if camera is None:
             text = f"{topic} says K[0] = 0: an uncalibrated camera, images are dropped. Calibrate it."
             return CameraState(None, "uncalibrated", text)
-        for key in ("uncalibrated", "bad_camera_info", "size_mismatch"):
-            self._notifier.forget(key)
+        self.get_logger().info(_camera_text(camera, focal, message, self._rectified))
         return CameraState(camera)
 
     # ------------------------------------------------------------------ services and parameters
@@ -421,8 +477,9 @@ class CoopnetNode(LifecycleNode):
         self._notifier.forget("scale_unknown")
         self.get_logger().info(f"Loaded {self._checkpoint} on {self._device}.")
 
-    def _apply_parameters(self, _parameters: Sequence[Parameter]) -> None:
-        if self._processor is None:
+    def _apply_parameters(self, parameters: Sequence[Parameter]) -> None:
+        # rclpy declares the QoS of a subscription as it is made: no change, and no reason to make another
+        if self._processor is None or all(parameter.name.startswith(OVERRIDES) for parameter in parameters):
             return
         values = read(self)
         self._processor.apply(values)
@@ -491,25 +548,16 @@ class CoopnetNode(LifecycleNode):
                 f"{info.node_namespace.rstrip('/')}/{info.node_name}",
                 info.topic_type,
                 info.qos_profile.reliability == ReliabilityPolicy.RELIABLE,
+                info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL,
             )
             for info in self.get_publishers_info_by_topic(topic)
         ]
         kind = subscription.msg_type
         type_name = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
-        reliable = subscription.qos_profile.reliability == ReliabilityPolicy.RELIABLE
-        return f"Nothing received for {timeout:g} s. {explain_silence(topic, type_name, reliable, publishers)}"
-
-
-def _input_qos(reliability: str) -> QoSProfile:
-    """Sensor data, newest message only."""
-    return QoSProfile(
-        depth=1, reliability=ReliabilityPolicy.RELIABLE if reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
-    )
-
-
-def _wheel_qos() -> QoSProfile:
-    """From reliable and best-effort publishers alike; deep enough for what comes while this thread is busy."""
-    return QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+        qos = subscription.qos_profile
+        reliable = qos.reliability == ReliabilityPolicy.RELIABLE
+        latched = qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
+        return f"Nothing received for {timeout:g} s. {explain_silence(topic, type_name, reliable, publishers, latched)}"
 
 
 def _scale_rows(source: str, scale: ScaleState | None) -> list[tuple[str, str]]:
@@ -532,17 +580,25 @@ def _calibration_of(message: CameraInfo) -> tuple:
         message.width,
         message.height,
         message.distortion_model,
-        tuple(message.k),
-        tuple(message.d),
+        *(bytes(values) for values in (message.k, message.d, message.p)),  # as bytes NaN equals itself
         (message.binning_x, message.binning_y),
         (roi.x_offset, roi.y_offset, roi.width, roi.height),
     )
 
 
+def _camera_text(camera: Camera, undistorted_fx: float, message: CameraInfo, rectified: bool) -> str:
+    """What is made of a CameraInfo."""
+    text = f"Camera {camera.width}x{camera.height}, fx {camera.fx:.1f}: "
+    if rectified:
+        chosen = "P" if any(message.p) else "K, P being empty"
+        return text + f"the images are taken for rectified, with {chosen} of camera_info; D is ignored."
+    if camera.is_distorted:
+        return text + f"the images are undistorted ({camera.distortion_model}), to fx {undistorted_fx:.1f}."
+    return text + "the images are used as they are (D is zero)."
+
+
 def _disorder(stamp_ns: int, newest_ns: int) -> str:
     """What is wrong with the order of two stamps."""
-    if stamp_ns == 0:
-        return "Images without a stamp (0) are ignored: pairs are made by stamp. Let the driver set header.stamp."
     back = (newest_ns - stamp_ns) * 1e-9
     return f"An image whose stamp is not after the newest one ({back:.3f} s before it) is ignored."
 

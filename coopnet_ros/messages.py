@@ -73,11 +73,15 @@ def _through_cv_bridge(message: Image) -> np.ndarray | None:
         return None
 
 
-def camera_of(message: CameraInfo) -> Camera | None:
+def camera_of(message: CameraInfo, rectified: bool = False) -> Camera | None:
     """The camera of the images that this message goes with; None when it is uncalibrated (K[0] = 0).
 
+    Args:
+        message: the calibration.
+        rectified: the images are rectified already: P holds, not K and D.
+
     Raises:
-        UsageError: an impossible size, K, region or distortion.
+        UsageError: an impossible size, K, P, region or distortion.
     """
     roi = message.roi
     return camera_from_info(
@@ -88,6 +92,7 @@ def camera_of(message: CameraInfo) -> Camera | None:
         message.distortion_model,
         (message.binning_x, message.binning_y),
         (roi.x_offset, roi.y_offset, roi.width, roi.height),
+        [float(value) for value in message.p] if rectified else None,
     )
 
 

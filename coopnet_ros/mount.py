@@ -13,6 +13,7 @@ from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.time import Time
 
+from coopnet_core.errors import UsageError
 from coopnet_ros.odometry import quaternion_from_matrix, transform
 
 
@@ -53,7 +54,7 @@ class CameraMount:
         self._warn = warn
         self._found: np.ndarray | None = fallback if source == "parameters" else None
         self._asked_at: float | None = None
-        self._warned = False
+        self._warned = self._said_unusable = False
         self._buffer = None
         self._tf2_ros = import_tf2_ros() if source != "parameters" else None
         if source != "parameters" and self._tf2_ros is None:
@@ -75,8 +76,29 @@ class CameraMount:
                 self._missing(camera_frame, str(error))
             return self._found
         t, r = stamped.transform.translation, stamped.transform.rotation
-        self._found = transform((t.x, t.y, t.z), (r.x, r.y, r.z, r.w))
+        translation, rotation = (t.x, t.y, t.z), (r.x, r.y, r.z, r.w)
+        try:
+            T_base_camera = transform(translation, rotation)
+        except UsageError:
+            T_base_camera = np.full((4, 4), np.nan)
+        if np.isfinite(T_base_camera).all():
+            self._found = T_base_camera
+        else:
+            self._unusable(camera_frame, translation, rotation)
+            if self._source == "auto" and now - self._asked_at > self._timeout_s:
+                self._give_up(f"TF has no usable {self._base_frame} -> {camera_frame}")
         return self._found
+
+    def _unusable(self, camera_frame: str, translation: tuple[float, ...], rotation: tuple[float, ...]) -> None:
+        """TF has a transform that is none: said once, the mounting is unknown until a better one comes."""
+        if self._said_unusable:
+            return
+        self._said_unusable = True
+        self._warn(
+            f"TF says {self._base_frame} -> {camera_frame} is translation {translation}, rotation {rotation} (x y z "
+            "w): finite numbers and a quaternion that is not zero were expected. ~/odom waits for them. Mend its "
+            "publisher (an empty rotation needs w = 1), or set base_to_camera.source to parameters."
+        )
 
     def _missing(self, camera_frame: str, detail: str) -> None:
         """TF has had its time: use the parameters (auto) or keep waiting (tf)."""

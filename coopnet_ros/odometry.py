@@ -89,6 +89,8 @@ class PoseIntegrator:
         self._path_variance = 0.0
         self._floor_variance = self._noise.translation_floor**2
         self._orientation_variance = self._noise.rotation**2
+        # stamp, variances and twist before the last frame, where that was an interruption
+        self._before_interruption: tuple[int, float, float, np.ndarray] | None = None
 
     @property
     def pose(self) -> np.ndarray:
@@ -129,6 +131,7 @@ class PoseIntegrator:
             self._path_variance += self._disagreement()
         elif self._path.any():
             self._path_variance = np.inf  # of a unit whose length nobody will ever know
+        self._before_interruption = None
         self._scale, self._scale_known = None, False
         self._path = np.zeros(3)
         self._path_start = self._pose[:3, 3].copy()
@@ -147,6 +150,7 @@ class PoseIntegrator:
         in_order = connected and stamp_ns > previous_stamp_ns
         if not in_order or not self.can_go_on or not is_rigid(T_previous_current):
             return self.interrupt(stamp_ns)
+        self._before_interruption = None
         interval = (stamp_ns - previous_stamp_ns) * 1e-9
         motion = scaled(T_previous_current, self._scale or 1.0)
         self._path = self._path + self._pose[:3, :3] @ T_previous_current[:3, 3]
@@ -170,8 +174,20 @@ class PoseIntegrator:
     def interrupt(self, stamp_ns: int) -> OdometryEstimate:
         """A frame without a connection to the one before: the pose is kept and said to be lost.
 
-        What may have been travelled unseen, at the last known speed, stays in the variance of the pose afterwards.
+        What may have been travelled unseen, at the last known speed, stays in the variance of the pose afterwards;
+        not where the next stamp shows that the one of the interruption was wrong (a single stamp in the future).
         """
+        before = self._before_interruption
+        if before is not None and before[0] <= stamp_ns < self._stamp_ns:
+            self._stamp_ns, self._path_variance, self._orientation_variance, self._twist = before
+        self._before_interruption = None
+        if self._stamp_ns is not None and stamp_ns > self._stamp_ns:
+            self._before_interruption = (
+                self._stamp_ns,
+                self._path_variance,
+                self._orientation_variance,
+                self._twist,
+            )
         unseen = max(0.0, (stamp_ns - self._stamp_ns) * 1e-9) if self._stamp_ns is not None else 0.0
         linear, angular = np.linalg.norm(self._twist[:3]), np.linalg.norm(self._twist[3:])
         self._path_variance += float(linear * unseen) ** 2
@@ -183,6 +199,7 @@ class PoseIntegrator:
 
     def _become_metric(self, metres_per_unit: float, spread: float) -> None:
         """Multiply the path so far, and what is known of its error, by the first scale."""
+        self._before_interruption = None
         self._pose[:3, 3] *= metres_per_unit
         self._twist[:3] *= metres_per_unit
         self._path_start = self._path_start * metres_per_unit

@@ -8,12 +8,12 @@ import numpy as np
 from nav_msgs.msg import Odometry
 from rclpy.lifecycle import LifecycleNode
 from rclpy.publisher import Publisher
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2, TimeReference
 from std_msgs.msg import Header
 
-from coopnet_core.inference.prediction import DEPTH, FLOW, MASK, MOTION, Prediction
+from coopnet_core.errors import UsageError
+from coopnet_core.inference.prediction import MASK, Prediction
 from coopnet_core.visualization import depth_range, depth_to_color, flow_to_color
+from coopnet_ros.interface import COMPUTED_TOPICS, load_type
 from coopnet_ros.messages import (
     camera_info_message,
     header_at,
@@ -24,27 +24,9 @@ from coopnet_ros.messages import (
 )
 from coopnet_ros.odometry import OdometryEstimate
 from coopnet_ros.point_cloud import organised_cloud
+from coopnet_ros.qos import output_qos, overridable, refusals_in_words
 
-OUTPUT_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-
-_TOPICS: dict[str, tuple[type, str]] = {
-    "~/depth/image": (Image, DEPTH),
-    "~/depth/camera_info": (CameraInfo, DEPTH),
-    "~/depth_relative/image": (Image, DEPTH),
-    "~/depth_relative/camera_info": (CameraInfo, DEPTH),
-    "~/depth/color": (Image, DEPTH),
-    "~/points": (PointCloud2, DEPTH),
-    "~/points_relative": (PointCloud2, DEPTH),
-    "~/odom": (Odometry, MOTION),
-    "~/flow/image": (Image, FLOW),
-    "~/flow/time_reference": (TimeReference, FLOW),
-    "~/flow/color": (Image, FLOW),
-    "~/motion/mask": (Image, MASK),
-    "~/motion/probability": (Image, MASK),
-    "~/confidence": (Image, MASK),
-}
-OUTPUT_TOPICS = tuple(_TOPICS)
-"""Every output except /diagnostics."""
+_ENCODINGS = {spec.name: spec.encoding for spec in COMPUTED_TOPICS}
 _POINT_TOPICS = ("~/points", "~/points_relative")
 
 
@@ -77,12 +59,26 @@ class Outputs:
     """All publishers of the node; each works only for subscribers."""
 
     def __init__(self, node: LifecycleNode) -> None:
-        """Create the publishers (silent until the node is active)."""
+        """Create the publishers (silent until the node is active).
+
+        Raises:
+            UsageError: a QoS that a parameter asks for is refused; no publisher is left behind.
+        """
         self._node = node
-        self._publishers: dict[str, Publisher] = {
-            topic: node.create_lifecycle_publisher(kind, topic, OUTPUT_QOS) for topic, (kind, _) in _TOPICS.items()
-        }
+        self._publishers: dict[str, Publisher] = {}
         self._relative_range: tuple[float, float] | None = None
+        try:
+            for spec in COMPUTED_TOPICS:
+                self._publishers[spec.name] = self._create(load_type(spec.type_name), spec.name)
+        except UsageError:
+            self.close()
+            raise
+
+    def _create(self, kind: type, topic: str) -> Publisher:
+        with refusals_in_words(self._node.resolve_topic_name(topic)):
+            return self._node.create_lifecycle_publisher(
+                kind, topic, output_qos(), qos_overriding_options=overridable()
+            )
 
     def close(self) -> None:
         """Destroy the publishers."""
@@ -101,7 +97,7 @@ class Outputs:
 
     def wanted(self, settings: OutputSettings) -> frozenset[str]:
         """What the predictor must compute, of `prediction.ALL_OUTPUTS`."""
-        wanted = {output for topic, (_, output) in _TOPICS.items() if self.is_wanted(topic)}
+        wanted = {spec.computed for spec in COMPUTED_TOPICS if self.is_wanted(spec.name)}
         if settings.points_remove_moving and any(self.is_wanted(topic) for topic in _POINT_TOPICS):
             wanted.add(MASK)
         return frozenset(wanted)
@@ -110,12 +106,12 @@ class Outputs:
         """Publish everything of a prediction except odometry that has a subscriber."""
         header = header_at(prediction.stamp_ns, frame_id)
         group = "~/depth" if prediction.metric else "~/depth_relative"
-        self._publish_image(f"{group}/image", prediction.depth, "32FC1", header)
+        self._publish_image(f"{group}/image", prediction.depth, header)
         if self.is_wanted(f"{group}/camera_info"):
             self._publishers[f"{group}/camera_info"].publish(camera_info_message(prediction.camera, header))
         if self.is_wanted("~/depth/color") and prediction.depth is not None:
             color = depth_to_color(prediction.depth, *self._depth_range(prediction, settings))
-            self._publish_image("~/depth/color", color, "rgb8", header)
+            self._publish_image("~/depth/color", color, header)
         self._publish_points(prediction, header, settings)
         self._publish_flow(prediction, header, settings)
         self._publish_motion(prediction, header, settings)
@@ -151,24 +147,24 @@ class Outputs:
     def _publish_flow(self, prediction: Prediction, header: Header, settings: OutputSettings) -> None:
         if prediction.flow is None or prediction.previous_stamp_ns is None:
             return
-        self._publish_image("~/flow/image", prediction.flow, "32FC2", header)
+        self._publish_image("~/flow/image", prediction.flow, header)
         if self.is_wanted("~/flow/time_reference"):
             message = time_reference_message(prediction.previous_stamp_ns, header)
             self._publishers["~/flow/time_reference"].publish(message)
         if self.is_wanted("~/flow/color"):
-            self._publish_image("~/flow/color", flow_to_color(prediction.flow, settings.flow_max), "rgb8", header)
+            self._publish_image("~/flow/color", flow_to_color(prediction.flow, settings.flow_max), header)
 
     def _publish_motion(self, prediction: Prediction, header: Header, settings: OutputSettings) -> None:
         moving = _moving(prediction, settings) if self.is_wanted("~/motion/mask") else None
         if moving is not None:
             mask = np.where(moving, np.uint8(255), np.uint8(0))
-            self._publish_image("~/motion/mask", mask, "mono8", header)
-        self._publish_image("~/motion/probability", prediction.motion_probability, "32FC1", header)
-        self._publish_image("~/confidence", prediction.confidence, "32FC1", header)
+            self._publish_image("~/motion/mask", mask, header)
+        self._publish_image("~/motion/probability", prediction.motion_probability, header)
+        self._publish_image("~/confidence", prediction.confidence, header)
 
-    def _publish_image(self, topic: str, values: np.ndarray | None, encoding: str, header: Header) -> None:
+    def _publish_image(self, topic: str, values: np.ndarray | None, header: Header) -> None:
         if values is not None and self.is_wanted(topic):
-            self._publishers[topic].publish(image_message(values, encoding, header))
+            self._publishers[topic].publish(image_message(values, _ENCODINGS[topic], header))
 
 
 def _moving(prediction: Prediction, settings: OutputSettings) -> np.ndarray | None:

@@ -127,6 +127,14 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         read_only=True,
     ),
     ParameterSpec(
+        "rectified",
+        "auto",
+        "Whether the images are rectified already, so that P of camera_info holds, not K and D; auto: when the name "
+        "of their topic starts with image_rect.",
+        choices=("auto", "always", "never"),
+        read_only=True,
+    ),
+    ParameterSpec(
         "max_pair_gap",
         0.5,
         "Longest time between two frames that are still a pair, seconds; beyond it a frame gives depth only.",

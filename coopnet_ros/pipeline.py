@@ -11,10 +11,16 @@ from coopnet_core.errors import CoopnetError
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.prediction import MOTION, Prediction, Predictor
 from coopnet_ros.diagnostics import Statistics
-from coopnet_ros.odometry import MotionNoise, OdometryEstimate, PoseIntegrator, scaled
+from coopnet_ros.odometry import MotionNoise, OdometryEstimate, PoseIntegrator, is_rigid, scaled
 from coopnet_ros.scale import ScaleSettings, ScaleState, make_estimator
 from coopnet_ros.sequence import Link, classify_link, seconds
 from coopnet_ros.wheel_odometry import WheelPoses
+
+_LOAD_OTHERS = "Load other networks: the parameter checkpoint, then the service ~/load_checkpoint."
+_NOT_RIGID = (
+    "The motion that the networks return is not rigid, finite numbers and a rotation were expected: ~/odom is lost for "
+    f"this image. {_LOAD_OTHERS}"
+)
 
 
 class FrameRejectedError(CoopnetError):
@@ -134,6 +140,10 @@ class Pipeline:
             link = Link.JUMP
         notices = self._prepare(frame, link, changed)
         prediction = self._predict(frame, outputs)
+        T = prediction.T_previous_current
+        if T is not None and not is_rigid(T):
+            notices += (("motion_not_rigid", _NOT_RIGID),)
+            prediction = replace(prediction, T_previous_current=None)
         self._previous_ns, self._epoch = frame.stamp_ns, epoch
         self._camera = frame.camera
         scale = self._estimator.update(prediction, T_base_camera)
@@ -205,10 +215,12 @@ class Pipeline:
 
     def _predict(self, frame: Frame, outputs: frozenset[str]) -> Prediction:
         try:
-            return self._predictor.predict(frame, outputs)
+            prediction = self._predictor.predict(frame, outputs)
+            check_prediction(prediction)
         except Exception as error:  # any failure of the networks is this frame's, never the node's
             self._predictor.reset()
             raise _inference_failure(error) from error
+        return prediction
 
     def _integrate(self, prediction: Prediction) -> OdometryEstimate:
         self._integrator.set_noise(self.settings.noise)
@@ -221,6 +233,32 @@ class Pipeline:
             return self._integrator.interrupt(prediction.stamp_ns)
         self._started = True
         return self._integrator.start(prediction.stamp_ns)
+
+
+def check_prediction(prediction: Prediction) -> None:
+    """Refuse what would be published as nonsense, or break what comes after.
+
+    Raises:
+        CoopnetError: no prediction, an array that does not have the shape of the output grid, or a depth without any
+            finite value.
+    """
+    if not isinstance(prediction, Prediction):
+        raise CoopnetError(f"They returned {type(prediction).__name__}, a Prediction was expected. {_LOAD_OTHERS}")
+    grid = (prediction.camera.height, prediction.camera.width)
+    shapes = {
+        "depth": grid,
+        "flow": (*grid, 2),
+        "motion_probability": grid,
+        "confidence": grid,
+        "T_previous_current": (4, 4),
+    }
+    for name, expected in shapes.items():
+        values = getattr(prediction, name)
+        if values is not None and np.shape(values) != expected:
+            shape = np.shape(values)
+            raise CoopnetError(f"Their {name} has the shape {shape}, {expected} was expected. {_LOAD_OTHERS}")
+    if prediction.depth is not None and not np.isfinite(prediction.depth).any():
+        raise CoopnetError(f"No pixel of their depth is finite. {_LOAD_OTHERS}")
 
 
 def apply_scale(prediction: Prediction, metres_per_unit: float | None) -> Prediction:
@@ -251,7 +289,7 @@ def _inference_failure(error: Exception) -> FrameRejectedError:
     """The failure in words, with what to do about it."""
     if isinstance(error, FrameRejectedError):
         return error
-    text = f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, CoopnetError) else f"{type(error).__name__}: {error}"
     if "out of memory" in str(error).lower():
         text += " Lower input_width and input_height, or use device:=cpu."
     return FrameRejectedError("inference_error", f"The networks failed on a frame, which is dropped. {text}")

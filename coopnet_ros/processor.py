@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -12,7 +14,7 @@ from coopnet_core.data.encodings import MalformedImageError, UnsupportedEncoding
 from coopnet_core.data.frames import Frame
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.prediction import MOTION, Prediction
-from coopnet_ros.diagnostics import Statistics
+from coopnet_ros.diagnostics import REJECT_REASONS, Statistics
 from coopnet_ros.messages import pixels_of, to_nanoseconds
 from coopnet_ros.mount import CameraMount, TransformPublisher
 from coopnet_ros.notifier import Notifier
@@ -21,6 +23,10 @@ from coopnet_ros.outputs import Outputs, OutputSettings
 from coopnet_ros.parameters import ParameterValue
 from coopnet_ros.pipeline import FrameRejectedError, Pipeline, PipelineSettings
 from coopnet_ros.scale import ScaleSettings, ScaleState
+
+_LOOK_AT = "Look at the driver or bridge that publishes it."
+_ENDED_BY_A_GOOD_FRAME = tuple(reason for reason in REJECT_REASONS if reason != "out_of_order")
+"""An image that is out of order says nothing of the one before it, and may come now and then for ever."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +120,19 @@ class Processor:
         except FrameRejectedError as error:
             self._statistics.reject(error.reason)
             self._notifier.notify(error.reason, str(error))
+        else:
+            self._notifier.recover(*_ENDED_BY_A_GOOD_FRAME)
 
     def fail(self, error: Exception) -> None:
         """An image met an error nobody foresaw: count and tell, so that the node lives on."""
         self._statistics.reject("internal_error")
-        self._notifier.notify("internal_error", f"Internal error, frame dropped. {type(error).__name__}: {error}")
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+        self._notifier.notify(
+            "internal_error",
+            f"Internal error, an image is dropped. {type(error).__name__}: {error}{where}. No image should cause this: "
+            "please report it with this line.",
+        )
 
     def _process(self, item: ImageItem, wanted: frozenset[str]) -> None:
         started = time.perf_counter()
@@ -158,7 +172,7 @@ class Processor:
         except UnsupportedEncodingError as error:
             raise FrameRejectedError("unknown_encoding", str(error)) from error
         except MalformedImageError as error:
-            raise FrameRejectedError("malformed", f"A malformed image is dropped. {error}") from error
+            raise FrameRejectedError("malformed", f"A malformed image is dropped. {error} {_LOOK_AT}") from error
         height, width = image.shape[:2]
         if (width, height) != (state.camera.width, state.camera.height):
             raise FrameRejectedError(

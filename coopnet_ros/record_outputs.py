@@ -20,28 +20,30 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from rich.console import Console
-from sensor_msgs.msg import CameraInfo, Image, TimeReference
+from sensor_msgs.msg import CameraInfo, TimeReference
 
 from coopnet_core.errors import NoUsableDataError, UsageError
 from coopnet_ros.command import INTERRUPTED, run_guarded
+from coopnet_ros.interface import topic_type
 from coopnet_ros.interrupts import interrupted_once
 from coopnet_ros.messages import array_of, to_nanoseconds
 from coopnet_ros.odometry import transform
 
-_TOPICS: dict[str, tuple[type, str]] = {
-    "depth/image": (Image, "depth"),
-    "depth/camera_info": (CameraInfo, "camera_matrix"),
-    "depth_relative/image": (Image, "depth_relative"),
-    "depth_relative/camera_info": (CameraInfo, "camera_matrix"),
-    "depth/color": (Image, "depth_color"),
-    "odom": (Odometry, "odometry"),
-    "flow/image": (Image, "flow"),
-    "flow/time_reference": (TimeReference, "previous_stamp_ns"),
-    "flow/color": (Image, "flow_color"),
-    "motion/mask": (Image, "mask"),
-    "motion/probability": (Image, "probability"),
-    "confidence": (Image, "confidence"),
+_KEYS = {
+    "depth/image": "depth",
+    "depth/camera_info": "camera_matrix",
+    "depth_relative/image": "depth_relative",
+    "depth_relative/camera_info": "camera_matrix",
+    "depth/color": "depth_color",
+    "odom": "odometry",
+    "flow/image": "flow",
+    "flow/time_reference": "previous_stamp_ns",
+    "flow/color": "flow_color",
+    "motion/mask": "mask",
+    "motion/probability": "probability",
+    "confidence": "confidence",
 }
+"""The array that each topic becomes in the files."""
 _QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _OPEN_FRAMES = 20
 _LAST_FIGURES_S = 1.5
@@ -107,15 +109,17 @@ class Recorder:
             output: folder; `frames/` is made in it.
         """
         self.folder = output
-        self.topics = {name: TopicSummary(_type_name(kind)) for name, (kind, _) in _TOPICS.items()}
+        self.topics = {name: TopicSummary(_type_name(topic_type(f"~/{name}"))) for name in _KEYS}
         self.diagnostics: dict[str, str] = {}
         self.last_arrival = time.monotonic()
         self._node_name = node_name.strip("/")
         self._frames: dict[int, dict[str, np.ndarray]] = {}
         self._stamps: set[int] = set()
         (output / "frames").mkdir(parents=True, exist_ok=True)
-        for name, (kind, key) in _TOPICS.items():
-            node.create_subscription(kind, f"/{self._node_name}/{name}", self._callback(name, key), _QOS)
+        for name, key in _KEYS.items():
+            node.create_subscription(
+                topic_type(f"~/{name}"), f"/{self._node_name}/{name}", self._callback(name, key), _QOS
+            )
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     @property
@@ -125,7 +129,7 @@ class Recorder:
 
     def is_connected(self, node: Node) -> bool:
         """Whether every output of the observed node has been discovered."""
-        return all(node.count_publishers(f"/{self._node_name}/{name}") for name in _TOPICS)
+        return all(node.count_publishers(f"/{self._node_name}/{name}") for name in _KEYS)
 
     def write(self) -> Path:
         """Write the frames that are still open, and summary.json; gives its path."""

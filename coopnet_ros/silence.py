@@ -14,14 +14,22 @@ class Endpoint:
         node: full name of its node.
         type_name: e.g. `sensor_msgs/msg/Image`.
         reliable: whether it offers reliable delivery.
+        transient_local: whether it offers its last messages to late subscribers.
     """
 
     node: str
     type_name: str
     reliable: bool
+    transient_local: bool = False
 
 
-def explain_silence(topic: str, type_name: str, wants_reliable: bool, publishers: Sequence[Endpoint]) -> str:
+def explain_silence(
+    topic: str,
+    type_name: str,
+    wants_reliable: bool,
+    publishers: Sequence[Endpoint],
+    wants_transient_local: bool = False,
+) -> str:
     """One sentence on why nothing arrives on a topic, and what to do.
 
     Args:
@@ -29,6 +37,7 @@ def explain_silence(topic: str, type_name: str, wants_reliable: bool, publishers
         type_name: the type subscribed.
         wants_reliable: whether the subscription asks for reliable delivery.
         publishers: the publishers of the topic.
+        wants_transient_local: whether the subscription asks for messages from before it was made.
     """
     if not publishers:
         return (
@@ -42,7 +51,13 @@ def explain_silence(topic: str, type_name: str, wants_reliable: bool, publishers
     if wants_reliable and not any(p.reliable for p in publishers):
         return (
             f"{topic}: QoS mismatch. {names} publishes best effort, this node asks for reliable. Set "
-            "image_reliability (or camera_info_reliability) to best_effort."
+            f"image_reliability (or camera_info_reliability, or qos_overrides.{topic}.subscription.reliability) to "
+            "best_effort."
+        )
+    if wants_transient_local and not any(p.transient_local for p in publishers):
+        return (
+            f"{topic}: QoS mismatch. {names} publishes volatile, this node asks for transient_local. Leave "
+            f"qos_overrides.{topic}.subscription.durability away."
         )
     return (
         f"{topic}: {len(publishers)} publisher(s) ({names}) with matching type and QoS, but nothing arrives. Is it "

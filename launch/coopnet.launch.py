@@ -35,7 +35,8 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "params_file",
         default_value=PathJoinSubstitution([SHARE, "config", "coopnet_node.yaml"]),
-        description="Parameters of the node; the shipped file lists all of them with their defaults.",
+        description="Parameters of the node; the shipped file lists all of them with their defaults. Beside it, in "
+        "profiles/: laptop_cpu.yaml, jetson.yaml, datacenter_gpu.yaml (what differs there, and why).",
     ),
     DeclareLaunchArgument(
         "device",

@@ -156,6 +156,8 @@ def decode_compressed(image_format: str, data: Buffer) -> np.ndarray:
             f"CompressedImage format '{image_format}' holds depth, not a picture. Choose the topic of the colour or "
             "grey image."
         )
+    if not content:
+        raise MalformedImageError(f"CompressedImage '{image_format}' holds 0 bytes: a JPEG or PNG was expected.")
     if not content.startswith((_JPEG_START, _PNG_START)):
         stated = image_format.lower()
         if "jpeg" in stated or "jpg" in stated or "png" in stated:
@@ -281,4 +283,5 @@ def _unknown_encoding(encoding: str) -> str:
     if encoding in ("16UC1", "32FC1"):
         return f"Encoding '{encoding}' holds depth, not a picture. Choose the topic of the colour or grey image."
     hint = " (use the name that says the order of the channels, such as bgr8)" if encoding.startswith("8UC") else ""
-    return f"Image encoding '{encoding}' is not read{hint}. Known: {', '.join(KNOWN_ENCODINGS)}."
+    known = ", ".join(KNOWN_ENCODINGS)
+    return f"Image encoding '{encoding}' is not read{hint}. Known: {known}. Set the driver to one of them."

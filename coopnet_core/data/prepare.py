@@ -67,7 +67,7 @@ def fit_frame(frame: Frame, width: int, height: int) -> Frame:
     if camera is not None:
         _check_same_size(image, camera)
         if camera.is_distorted:
-            camera, map_x, map_y = _undistortion(camera)
+            camera, map_x, map_y = undistortion(camera)
             image = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         else:
             camera = camera.undistorted()
@@ -106,28 +106,56 @@ def _centre_crop(width: int, height: int, to_width: int, to_height: int) -> tupl
     return (width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height
 
 
-@lru_cache(maxsize=8)
-def _undistortion(camera: Camera) -> tuple[Camera, np.ndarray, np.ndarray]:
+def undistortion(camera: Camera) -> tuple[Camera, np.ndarray, np.ndarray]:
     """The undistorted camera and the maps (H, W) float32 that sample its image from the distorted one.
 
     The focal length grows until every pixel of the result lies in the recorded image, so that no border is invented.
+    Sought once per camera: the result is kept, a refusal too.
 
     Raises:
         UsageError: no zoom up to 3 does that.
     """
+    found = _seek_undistortion(camera)
+    if found is None:
+        numbers = ", ".join(f"{value:g}" for value in camera.distortion)
+        raise UsageError(
+            f"The distortion {camera.distortion_model} ({numbers}) of the {camera.width}x{camera.height} camera cannot "
+            "be undone: the rectified image leaves the recorded one. Check CameraInfo.d, or calibrate again."
+        )
+    return found
+
+
+@lru_cache(maxsize=8)
+def _seek_undistortion(camera: Camera) -> tuple[Camera, np.ndarray, np.ndarray] | None:
+    """See `undistortion`; None, not an exception, where there is none: an exception would not be cached."""
     zoom = 1.0
     while zoom <= _LARGEST_ZOOM:
         # The centre of the zoom is the principal point: it stays where it is.
         target = Camera(camera.width, camera.height, camera.fx * zoom, camera.fy * zoom, camera.cx, camera.cy)
-        map_x, map_y = _distortion_maps(camera, target)
-        inside = (map_x >= -0.5) & (map_x <= camera.width - 0.5) & (map_y >= -0.5) & (map_y <= camera.height - 0.5)
-        if bool(inside.all()):
-            return target, map_x, map_y
+        # The border leaves the image first, and costs a hundredth of the maps.
+        if _is_inside(camera, *_border_in_image(camera, target)):
+            map_x, map_y = _distortion_maps(camera, target)
+            if _is_inside(camera, map_x, map_y):
+                return target, map_x, map_y
         zoom *= 1.02
-    raise UsageError(
-        f"The distortion {camera.distortion_model} {camera.distortion} of the {camera.width}x{camera.height} camera "
-        "cannot be undone: the rectified image leaves the recorded one. Check CameraInfo.d, or calibrate again."
-    )
+    return None
+
+
+def _is_inside(camera: Camera, x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether all these pixels lie in the image; NaN does not."""
+    return bool(np.all((x >= -0.5) & (x <= camera.width - 0.5) & (y >= -0.5) & (y <= camera.height - 0.5)))
+
+
+def _border_in_image(camera: Camera, target: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """As `_distortion_maps`, (N,) each, for the pixels at the border of `target`."""
+    columns, rows = np.arange(target.width), np.arange(target.height)
+    x = np.concatenate([columns, columns, np.zeros_like(rows), np.full_like(rows, target.width - 1)])
+    y = np.concatenate([np.zeros_like(columns), np.full_like(columns, target.height - 1), rows, rows])
+    rays = np.stack([(x - target.cx) / target.fx, (y - target.cy) / target.fy, np.ones(len(x))], axis=-1)
+    project = cv2.fisheye.projectPoints if camera.distortion_model == "equidistant" else cv2.projectPoints
+    coefficients = np.array(camera.distortion, np.float64)
+    pixels = project(rays[:, None], np.zeros(3), np.zeros(3), camera.matrix, coefficients)[0].reshape(-1, 2)
+    return pixels[:, 0], pixels[:, 1]
 
 
 def _distortion_maps(camera: Camera, target: Camera) -> tuple[np.ndarray, np.ndarray]:

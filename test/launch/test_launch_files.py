@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import yaml
+
+from coopnet_ros.interface import TOPICS, TopicSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
@@ -61,6 +64,15 @@ def test_the_node_has_every_documented_argument():
     assert declared >= DOCUMENTED
 
 
+def test_the_parameter_files_are_named_where_one_looks_for_them():
+    calls_by_name = {ast.literal_eval(call.args[0]): call for call in calls(FILES[0], "DeclareLaunchArgument")}
+    description = constant(calls_by_name["params_file"], "description")
+    readme = (ROOT / "README.md").read_text()
+    for path in (ROOT / "config" / "profiles").glob("*.yaml"):
+        assert path.name in description
+        assert path.name in readme
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_only_executables_of_this_package_and_rviz_are_started(path):
     commands = (ROOT / "setup.py").read_text()
@@ -89,12 +101,67 @@ def test_the_image_profile_holds_the_measured_values():
     assert used == {t.findtext(f"{PREFIX}transport_id") for t in transports.values()}
 
 
-def test_rviz_shows_topics_that_the_node_has():
-    outputs = pytest.importorskip("coopnet_ros.outputs", reason="needs rclpy")
+def shown_by_rviz() -> set[str]:
     displays = yaml.safe_load((ROOT / "config" / "coopnet.rviz").read_text())["Visualization Manager"]["Displays"]
-    shown = {display["Topic"]["Value"] for display in displays if "Topic" in display}
-    assert shown
-    assert shown <= {topic.replace("~", "/coopnet") for topic in outputs.OUTPUT_TOPICS}
+    return {display["Topic"]["Value"] for display in displays if "Topic" in display}
+
+
+def foxglove() -> dict:
+    return json.loads((ROOT / "config" / "coopnet_foxglove.json").read_text())
+
+
+def shown_by_foxglove() -> set[str]:
+    """Every topic in the configuration of a panel; a path of a message begins with its topic."""
+    topics = set()
+    for config in foxglove()["configById"].values():
+        topics |= {config["imageMode"]["imageTopic"]} if "imageTopic" in config.get("imageMode", {}) else set()
+        topics |= {topic for topic, settings in config.get("topics", {}).items() if settings["visible"]}
+        topics |= {config["topicToRender"]} if "topicToRender" in config else set()
+        paths = [*config.get("paths", ()), *([config["xAxisPath"]] if "xAxisPath" in config else [])]
+        topics |= {path["value"].partition(".")[0] for path in paths}
+    return topics
+
+
+def resolved(spec: TopicSpec) -> str:
+    return spec.name.replace("~", "/coopnet")
+
+
+@pytest.mark.parametrize("shown", [shown_by_rviz, shown_by_foxglove])
+def test_what_is_shown_is_published_and_what_is_for_people_is_shown(shown):
+    published = {resolved(spec) for spec in TOPICS if spec.direction == "out"}
+    # the camera's own topics, as the README and the demo have them
+    camera = {"/camera/image_raw", "/tf_static"}
+    assert "/camera/image_raw" in (ROOT / "launch" / "demo.launch.py").read_text()
+    assert shown() <= published | camera
+    assert shown() >= {resolved(spec) for spec in TOPICS if spec.for_people} | {"/camera/image_raw"}
+
+
+def test_foxglove_shows_the_diagnostics_that_rviz_cannot():
+    assert "/diagnostics" in shown_by_foxglove()
+
+
+def test_every_panel_of_foxglove_has_its_place():
+    layout = foxglove()
+
+    def panels(tree: object) -> list[str]:
+        if isinstance(tree, str):
+            tabs = layout["configById"][tree].get("tabs", ())
+            return [tree, *(name for tab in tabs for name in panels(tab["layout"]))]
+        assert tree["direction"] in ("row", "column")
+        return [*panels(tree["first"]), *panels(tree["second"])]
+
+    assert sorted(panels(layout["layout"])) == sorted(layout["configById"])
+    types = {name.partition("!")[0] for name in layout["configById"]}
+    assert types == {"Image", "3D", "Plot", "DiagnosticSummary", "DiagnosticStatusPanel", "Tab"}
+
+
+def test_rviz_asks_for_no_more_than_is_offered():
+    """A reliable display and a best-effort publisher do not meet; the outputs are reliable, a camera often is not."""
+    displays = yaml.safe_load((ROOT / "config" / "coopnet.rviz").read_text())["Visualization Manager"]["Displays"]
+    for topic in (display["Topic"] for display in displays if "Topic" in display):
+        assert topic["Durability Policy"] == "Volatile"
+        expected = "Reliable" if topic["Value"].startswith("/coopnet/") else "Best Effort"
+        assert topic["Reliability Policy"] == expected, topic["Value"]
 
 
 def test_a_launched_node_is_active_in_its_namespace_and_leaves_cleanly(tmp_path):

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -242,6 +243,23 @@ def test_the_executable_publishes_and_leaves_cleanly_on_a_signal(ros, number):
     assert "/front/image" in topics
     errors = process.stderr.read()
     assert "Traceback" not in errors, errors
+
+
+@pytest.mark.parametrize("profile", ["laptop_cpu", "jetson", "datacenter_gpu"])
+def test_the_executable_starts_with_each_profile(ros, profile):
+    path = ROOT / "config" / "profiles" / f"{profile}.yaml"
+    process = run_node(ros, STUBBED, "--ros-args", "--params-file", str(path))
+    watchdog = threading.Timer(30, process.kill)
+    watchdog.start()
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "Active: waiting for images" in line:
+            process.send_signal(signal.SIGINT)
+    watchdog.cancel()
+    assert process.wait(20) == 0, said
+    assert any("Active" in line for line in said), said
+    assert not any("There is no parameter" in line for line in said), said
 
 
 def test_the_executable_with_a_missing_checkpoint_says_so_and_leaves_with_code_2(ros, tmp_path):

@@ -101,6 +101,8 @@ def test_the_data_files_are_all_shipped(setup_arguments):
     assert {"resource/coopnet_ros", "package.xml"} <= shipped
     assert {"config/fastdds_image_profile.xml", "config/coopnet_node.yaml", "config/presets/small.yaml"} <= shipped
     assert "launch/coopnet.launch.py" in shipped
+    assert {"config/coopnet.rviz", "config/coopnet_foxglove.json"} <= shipped
+    assert {f"config/profiles/{name}.yaml" for name in ("laptop_cpu", "jetson", "datacenter_gpu")} <= shipped
     assert not any("__pycache__" in name for name in shipped)
     for folder, names in setup_arguments["data_files"]:
         assert not Path(folder).is_absolute()

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from coopnet_core.data import prepare
 from coopnet_core.data.frames import Frame
 from coopnet_core.data.prepare import choose_size, fit_frame
 from coopnet_core.errors import UsageError
@@ -138,3 +139,14 @@ def test_impossible_distortion_is_refused():
     camera = Camera(640, 480, 500.0, 510.0, 322.0, 238.0, "plumb_bob", (90.0, 0.0, 0.0, 0.0, 0.0))
     with pytest.raises(UsageError, match="cannot be undone"):
         fit_frame(Frame(np.zeros((480, 640, 3), np.uint8), 0, camera), 320, 240)
+
+
+def test_a_distortion_that_cannot_be_undone_is_sought_once(monkeypatch):
+    tried = []
+    maps = prepare._distortion_maps
+    monkeypatch.setattr(prepare, "_distortion_maps", lambda *a: (tried.append(1), maps(*a))[1])
+    camera = Camera(64, 48, 50.0, 50.0, 31.5, 23.5, "plumb_bob", (40.0, 0.0, 0.0, 0.0, 0.0))
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"plumb_bob \(40, 0, 0, 0, 0\) of the 64x48.*Check CameraInfo.d"):
+            prepare.undistortion(camera)
+    assert len(tried) < 60  # one search tries 56 focal lengths

@@ -86,6 +86,15 @@ def test_silence_is_explained(publishers, says):
         assert part in text
 
 
+def test_a_latched_subscription_and_a_volatile_publisher_do_not_meet():
+    volatile = Endpoint("/camera", IMAGE, True)
+    text = explain_silence("/image", IMAGE, True, [volatile], wants_transient_local=True)
+    assert "QoS mismatch" in text
+    assert "qos_overrides./image.subscription.durability" in text
+    latched = Endpoint("/camera", IMAGE, True, transient_local=True)
+    assert "mismatch" not in explain_silence("/image", IMAGE, True, [latched], wants_transient_local=True)
+
+
 def test_the_worker_takes_the_newest_item_only():
     handled, gate = [], threading.Event()
 
@@ -163,3 +172,36 @@ def test_a_jump_and_a_restart_begin_an_epoch():
     order.restart()
     assert judge(order, 0.9) == [Arrival.IN_ORDER]
     assert order.epoch == 2
+
+
+def test_a_second_condition_of_the_same_key_is_written_its_numbers_alone_are_none():
+    said = []
+    notifier = Notifier(said.append, clock=lambda: 0.0)
+    for text in ("needs 10 bytes, holds 3", "needs 12 bytes, holds -4.5e-3", "step is 7", "needs 1 bytes, holds 0"):
+        notifier.notify("malformed", text)
+    assert said == ["needs 10 bytes, holds 3", "step is 7"]
+
+
+def test_junk_that_differs_every_time_is_not_written_out():
+    now, said = [0.0], []
+    notifier = Notifier(said.append, every_s=60.0, clock=lambda: now[0])
+    for index in range(1000):
+        notifier.notify("malformed", "junk " + "x" * index)
+    assert len(said) < 10
+    assert len(notifier._last["malformed"]) < 10
+    now[0] = 61.0
+    assert notifier.notify("malformed", "other junk")
+
+
+def test_what_comes_back_after_a_recovery_is_written_again_but_not_with_every_frame():
+    now, said = [0.0], []
+    notifier = Notifier(said.append, every_s=60.0, again_s=10.0, clock=lambda: now[0])
+    for index in range(25):
+        now[0] = float(index)
+        notifier.notify("malformed", "step is 7")
+        notifier.recover("malformed", "unheard_of")
+    assert said == ["step is 7", "step is 7 (9 more like it since.)", "step is 7 (9 more like it since.)"]
+    now[0] = 1000.0
+    notifier.notify("malformed", "step is 7")
+    now[0] = 1015.0
+    assert not notifier.notify("malformed", "step is 7")

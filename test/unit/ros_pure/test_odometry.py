@@ -296,3 +296,20 @@ def test_the_disagreement_with_networks_that_are_gone_stays_in_the_variance():
     walk.go(1, 0.75)
     walk.integrator.change_networks()
     assert walk.go(1, 2.0).position_variance == pytest.approx(1.0**2)
+
+
+def test_one_stamp_in_the_future_leaves_no_variance_behind():
+    """The next stamp shows that it was wrong: what lies between the true stamps is what was not seen."""
+    second = 1_000_000_000
+    forward = np.eye(4)
+    forward[2, 3] = 1.0
+    integrator, undisturbed = PoseIntegrator(), PoseIntegrator()
+    for one in (integrator, undisturbed):
+        one.start(second)
+        one.advance(2 * second, second, forward)
+    assert integrator.interrupt(2_000_000_000 * second).lost
+    assert integrator.interrupt(3 * second).lost
+    undisturbed.interrupt(3 * second)
+    estimates = [one.advance(4 * second, 3 * second, forward) for one in (integrator, undisturbed)]
+    assert estimates[0].position_variance == pytest.approx(estimates[1].position_variance)
+    assert 1.0 < estimates[0].position_variance < 2.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from coopnet_core.errors import UsageError
 from coopnet_ros.parameters import PARAMETERS, ParameterSpec, check_values, spec_of
 
 CONFIG = Path(__file__).resolve().parents[3] / "config" / "coopnet_node.yaml"
+PROFILES = sorted(CONFIG.parent.glob("profiles/*.yaml"))
 
 
 def flatten(tree: dict, prefix: str = "") -> dict:
@@ -32,6 +34,24 @@ def test_the_shipped_file_declares_every_parameter_with_its_default():
         spec.name: list(spec.default) if isinstance(spec.default, tuple) else spec.default for spec in PARAMETERS
     }
     assert values == expected
+
+
+def test_there_is_a_profile_for_a_laptop_a_robot_and_a_server():
+    assert [path.stem for path in PROFILES] == ["datacenter_gpu", "jetson", "laptop_cpu"]
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_a_profile_holds_nothing_but_differences_each_under_its_reason(path):
+    values = flatten(yaml.safe_load(path.read_text())["/**"]["ros__parameters"])
+    assert values
+    check_values(values)
+    for name, value in values.items():
+        assert value != spec_of(name).default, f"{name} is the default"
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    for before, line in pairwise(lines):
+        # a group and a setting of the same reason stand together
+        if ":" in line and not line.startswith(("#", "/**", "ros__parameters", "camera_info_reliability")):
+            assert before.startswith("#") or before == "ros__parameters:" or line == "points:", line
 
 
 @pytest.mark.parametrize("spec", PARAMETERS, ids=lambda spec: spec.name)
