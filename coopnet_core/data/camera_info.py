@@ -98,7 +98,7 @@ def _rectified(k: Sequence[float], d: Sequence[float], p: Sequence[float]) -> Se
     if any(d):
         raise UsageError(
             "CameraInfo.p is all zeros, so the camera of the rectified images is not known: P was expected to be "
-            "filled by the calibration. Calibrate with camera_calibration, or set the parameter rectified to no if "
+            "filled by the calibration. Calibrate with camera_calibration, or set the parameter rectified to never if "
             "the images are not rectified."
         )
     return k  # nothing was distorted: the image is the rectified one

@@ -118,7 +118,7 @@ def test_an_empty_p_is_no_loss_where_there_is_no_distortion():
 @pytest.mark.parametrize(
     ("p", "words"),
     [
-        ((0.0,) * 12, "p is all zeros.*rectified to no"),
+        ((0.0,) * 12, "p is all zeros.*rectified to never"),
         (P[:9], "holds 9 numbers, 12"),
         ((float("nan"), *P[1:]), "finite"),
         ((-450.0, *P[1:]), "positive"),
