@@ -40,6 +40,7 @@ from coopnet_core.evaluation.session import EvaluationOptions, EvaluationSession
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.prediction import Prediction
 from coopnet_core.inference.stream import StreamPredictor
+from coopnet_core.plots import read_metrics
 from coopnet_core.resources import shipped_file
 
 matplotlib.use("Agg")
@@ -303,8 +304,7 @@ def real_figures(checkpoint: Path, arguments: Arguments) -> dict[str, float]:
 
 def shares(run: Path) -> dict[str, float]:
     """Means of the logged shares over the second half of a run, and the curve of the pixels that feed depth."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    logged = [line for line in lines if not line["validation"]]
+    logged = [line for line in read_metrics(run / "metrics.jsonl") if not line["validation"]]
     late = logged[len(logged) // 2 :]
     means = {
         "share_depth": float(np.mean([line["pixel_share_depth"] for line in late])),

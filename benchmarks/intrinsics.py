@@ -15,8 +15,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
 import torch
+from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.progress import track
 
@@ -25,10 +25,8 @@ from coopnet_core.cotraining.trainer import train
 from coopnet_core.data.frames import Clip
 from coopnet_core.data.rendered import SceneConfig, render_clip
 from coopnet_core.geometry.camera import Camera
+from coopnet_core.plots import read_metrics
 from coopnet_core.resources import shipped_file
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 _SEEDS = 7000
 
@@ -47,12 +45,6 @@ def clips_with_assumed_camera(scenes: int, size: tuple[int, int], true: float, a
 def field_of_view(assumed: float, factor: float) -> float:
     """Degrees, of a focal length `factor` times that of the assumed field of view."""
     return 2 * math.degrees(math.atan(math.tan(math.radians(assumed / 2)) / factor))
-
-
-def learned_factors(run: Path) -> list[tuple[int, float]]:
-    """(step, factor on the assumed focal length) as logged."""
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [(line["step"], line["focal_factor"]) for line in lines if line.get("focal_factor") is not None]
 
 
 def draw(curve: list[tuple[int, float]], assumed: float, true: float, path: Path) -> None:
@@ -93,7 +85,8 @@ def main() -> int:
     resume = (run / "state.pt").exists()
     init = None if resume else arguments.init or shipped_file("models/small_rendered.safetensors")
     result = train(config, clips, [], run, init=init, resume=resume, console=Console())
-    curve = learned_factors(run)
+    lines = read_metrics(run / "metrics.jsonl")
+    curve = [(line["step"], line["focal_factor"]) for line in lines if line.get("focal_factor") is not None]
     found = {
         "steps": result.steps,
         "assumed_deg": arguments.assumed,

@@ -27,6 +27,7 @@ from coopnet_core.data.rendered import RenderedClip, SceneConfig, render_clip
 from coopnet_core.evaluation.depth import DepthMeter, DepthProtocol, valid_pixels
 from coopnet_core.evaluation.session import EvaluationOptions, EvaluationSession
 from coopnet_core.geometry.camera import Camera
+from coopnet_core.geometry.projection import flow_warp
 from coopnet_core.inference.prediction import Prediction
 from coopnet_core.inference.stream import StreamPredictor
 from coopnet_core.resources import shipped_file
@@ -55,7 +56,8 @@ class TargetErrors:
         known = ~truth.moving & valid_pixels(truth.depth, self._static.protocol)
         scaled = prediction.depth[known] * self._static.scales[-1]
         self._errors.append(np.abs(scaled - truth.depth[known]) / truth.depth[known])
-        inside = lands_inside(truth.flow) & np.isfinite(prediction.flow).all(axis=-1)
+        lands_inside = flow_warp(torch.from_numpy(truth.flow).permute(2, 0, 1)[None]).valid[0, 0].numpy()
+        inside = lands_inside & np.isfinite(prediction.flow).all(axis=-1)
         self._flow_errors.append(np.linalg.norm(prediction.flow - truth.flow, axis=-1)[inside])
 
     def figures(self) -> dict[str, float]:
@@ -66,14 +68,6 @@ class TargetErrors:
             "abs_rel": self._all.compute()["abs_rel"],
             "flow_epe_inside_px": float(np.concatenate(self._flow_errors).mean()),
         }
-
-
-def lands_inside(flow: np.ndarray) -> np.ndarray:
-    """(H, W) bool, where a flow (H, W, 2) in pixels ends inside the image; False where it is not finite."""
-    height, width = flow.shape[:2]
-    rows, columns = np.mgrid[:height, :width]
-    x, y = columns + flow[..., 0], rows + flow[..., 1]
-    return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
 
 def figures_of(checkpoint: Path, clip: RenderedClip, targets: range, picture: Path) -> dict[str, float]:

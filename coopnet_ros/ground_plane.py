@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coopnet_core.geometry.camera import Camera
+from coopnet_ros.point_cloud import ray_slopes
 from coopnet_ros.scale_tracker import NoSampleError
 
 _BELOW_HORIZON_DEGREES = 5.0
@@ -73,9 +74,8 @@ def find_ground(depth: np.ndarray, camera: Camera, up: np.ndarray, excluded: np.
 
 def _points_below_horizon(depth: np.ndarray, camera: Camera, up: np.ndarray, excluded: np.ndarray | None) -> np.ndarray:
     """(N, 3) points of the pixels whose rays go down, thinned out evenly to about `_MOST_PIXELS`."""
-    height, width = depth.shape
-    y, x = np.mgrid[:height, :width].reshape(2, -1)
-    rays = np.stack([(x - camera.cx) / camera.fx, (y - camera.cy) / camera.fy, np.ones(x.shape)], axis=1)
+    slope_x, slope_y = ray_slopes(camera, 1)
+    rays = np.stack(np.broadcast_arrays(slope_x, slope_y, np.float32(1)), axis=-1).reshape(-1, 3)
     usable = rays @ up < -np.sin(np.radians(_BELOW_HORIZON_DEGREES)) * np.linalg.norm(rays, axis=1)
     values = depth.reshape(-1).astype(np.float64)
     usable &= np.isfinite(values) & (values > 0)
