@@ -95,7 +95,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--start", "--from", type=float, default=0.0, metavar="S", help="begin S seconds after the first message")
     add("--end", "--to", type=float, default=None, metavar="S", help="end S seconds after the first message")
     add("--rate", type=float, default=1.0, metavar="R", help="seconds of recording per second (default: %(default)s)")
-    add("--loop", action="store_true", help="start again at the end, until interrupted")
+    add(
+        "--loop",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="start again at the end, until interrupted (default: once)",
+    )
     add("--clock", nargs="?", type=float, const=40.0, default=None, metavar="HZ", help="publish /clock (default 40 Hz)")
     add(
         "--wait-for-subscribers",

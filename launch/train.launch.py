@@ -1,6 +1,8 @@
 """Training from one bag, starting from the shipped weights. `ros2 run coopnet_ros train_from_bags` has more options."""
 
-from launch.actions import DeclareLaunchArgument, ExecuteProcess
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
+from launch.events.process import ProcessExited
+from launch.launch_context import LaunchContext
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import ExecutableInPackage, FindPackageShare
 
@@ -8,8 +10,13 @@ from launch import LaunchDescription
 
 ARGUMENTS = [
     DeclareLaunchArgument("bag", description="Recording to train on (rosbag2: folder, .mcap or .db3)."),
-    DeclareLaunchArgument("output", description="New folder for checkpoints, curves and the configuration."),
+    DeclareLaunchArgument(
+        "output",
+        description="New folder for checkpoints, curves and the configuration. After Ctrl-C "
+        "`ros2 run coopnet_ros train_from_bags <bag> --output <output> --resume` goes on in it.",
+    ),
     DeclareLaunchArgument("preset", default_value="small", description="Shipped preset: small (CPU) or resnet18."),
+    DeclareLaunchArgument("steps", default_value="", description="Optimiser steps. Empty: those of the preset."),
     DeclareLaunchArgument("device", default_value="auto", description="auto, cpu, cuda or cuda:N."),
     DeclareLaunchArgument(
         "init",
@@ -19,23 +26,39 @@ ARGUMENTS = [
 ]
 
 
-def generate_launch_description() -> LaunchDescription:
-    """One process; Ctrl-C saves the state."""
+def fail_where_training_failed(event: ProcessExited, context: LaunchContext) -> None:
+    """Hand the failure on.
+
+    Raises:
+        RuntimeError: training ended by itself with an error; launch shows the text and ends with code 1.
+    """
+    if event.returncode != 0 and not context.is_shutdown:
+        raise RuntimeError(f"Training ended with code {event.returncode}; train_from_bags says why above.")
+
+
+def training(context: LaunchContext) -> list[ExecuteProcess]:
+    """One process, with the options that are not empty."""
+    options = {
+        "--output=": LaunchConfiguration("output"),
+        "--preset=": LaunchConfiguration("preset"),
+        "--steps=": LaunchConfiguration("steps"),
+        "--device=": LaunchConfiguration("device"),
+        "--init=": LaunchConfiguration("init"),
+    }
     train = ExecuteProcess(
         cmd=[
             ExecutableInPackage("train_from_bags", "coopnet_ros"),
             LaunchConfiguration("bag"),
-            "--output",
-            LaunchConfiguration("output"),
-            "--preset",
-            LaunchConfiguration("preset"),
-            "--device",
-            LaunchConfiguration("device"),
-            "--init",
-            LaunchConfiguration("init"),
+            *([option, value] for option, value in options.items() if value.perform(context)),
         ],
+        on_exit=fail_where_training_failed,
         output="screen",
         # the last checkpoint is written after Ctrl-C
         sigterm_timeout="60",
     )
-    return LaunchDescription([*ARGUMENTS, train])
+    return [train]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Arguments, then the training; Ctrl-C saves its state."""
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=training)])

@@ -162,6 +162,17 @@ def test_a_topic_that_is_not_there_is_answered_with_those_that_are(bag):
         choose_topics(opened, ["/other"])
 
 
+@pytest.mark.parametrize(("option", "loops"), [("--loop", True), ("--no-loop", False)])
+def test_a_launch_file_can_say_whether_to_loop(ros, bag, option, loops):
+    """The options that coopnet.launch.py gives, together with --dry-run."""
+    options = ["--clock", "--wait-for-subscribers=2", "--rate=2.0", "--start=0.5", option]
+    output, errors = command(ros, "play_bag", str(bag), *options, "--dry-run", "--ros-args").communicate(timeout=WAIT_S)
+    title = " ".join(output.split())
+    assert errors == ""
+    assert "0.5 s to the end, at 2 x" in title
+    assert ("in a loop" in title) == loops
+
+
 def test_a_type_that_is_not_installed_is_skipped_and_named(tmp_path):
     from coopnet_core.data.bag_storage import TopicInfo
 
