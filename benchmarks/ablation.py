@@ -28,6 +28,7 @@ from rich.table import Table
 
 from coopnet_core.config import TrainConfig, load_config
 from coopnet_core.cotraining.apportionment import APPORTIONMENTS
+from coopnet_core.cotraining.metrics_file import read_metrics
 from coopnet_core.cotraining.rules import RULES
 from coopnet_core.cotraining.trainer import train
 from coopnet_core.data.clips import PrepareOptions, prepare_clips
@@ -40,7 +41,6 @@ from coopnet_core.evaluation.session import EvaluationOptions, EvaluationSession
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.prediction import Prediction
 from coopnet_core.inference.stream import StreamPredictor
-from coopnet_core.plots import read_metrics
 from coopnet_core.resources import shipped_file
 
 matplotlib.use("Agg")
@@ -226,7 +226,7 @@ def rendered_figures(checkpoint: Path, scenes: Sequence[RenderedClip], device: s
     options = EvaluationOptions(segment_lengths=_SHORT)
     session, tracks = EvaluationSession(options), []
     parts = Parts()
-    predictor = StreamPredictor(checkpoint, device, _size_of(scenes), refine=False)
+    predictor = StreamPredictor(checkpoint, device, _size_of(scenes), refine="off")
     for clip in scenes:
         predictor.reset()
         track_alone = EvaluationSession(options)
@@ -294,7 +294,7 @@ def real_figures(checkpoint: Path, arguments: Arguments) -> dict[str, float]:
     selection = BagSelection(arguments.real, frames=arguments.real_test)
     options = EvaluationOptions(segment_lengths=(10.0, 20.0, 50.0))
     report = evaluate_predictor(
-        selection, StreamPredictor(checkpoint, arguments.device, arguments.size, refine=False), options
+        selection, StreamPredictor(checkpoint, arguments.device, arguments.size, refine="off"), options
     )
     odometry, photometric = report["odometry"], report["photometric"] or {}
     figures = {"ate_7dof_m": odometry["ate_7dof_m"], "rotation_deg": odometry["rotation_deg_per_frame"]}

@@ -1,11 +1,11 @@
 """Compare the families of the error model on rendered scenes, whose moving pixels are known.
 
 Each frame is reconstructed from the one before it: by the networks of a checkpoint as in training, with the motion
-refined as in inference, or by the scene's true warps disturbed by a smooth error, which shows what better networks
-would see. The families are fitted to the static and to the moving pixels (KS distance, AIC), and every pair of them is
-run through the error model (AUC and IoU of the mask). An anchor made of the true movers shows what the displaced one
-costs. Writes families.json, families.png (densities of Delta), model.png (the fitted error model over its data) and
-maps.png (what it makes of one frame of each scene).
+made to agree with depth and flow, or by the scene's true warps disturbed by a smooth error, which shows what better
+networks would see. The families are fitted to the static and to the moving pixels (KS distance, AIC), and every pair of
+them is run through the error model (AUC and IoU of the mask). An anchor made of the true movers shows what the
+displaced one costs. Writes families.json, families.png (densities of Delta), model.png (the fitted error model over its
+data) and maps.png (what it makes of one frame of each scene).
 
 python benchmarks/families.py --checkpoint models/small_rendered.safetensors --seeds 1 2 --output out/families
 python benchmarks/families.py --warps truth --rigid-error 0.5 --flow-error 0.5
@@ -104,7 +104,7 @@ class Warps:
 
 
 def network_warps(checkpoint: Checkpoint, rendered: RenderedClip, refine: bool) -> Warps:
-    """What the networks say; `refine` makes the motion agree with depth and flow, as in inference."""
+    """What the networks say; `refine` makes the motion agree with depth and flow on all visible pixels."""
     networks = checkpoint.networks
     target, source, matrix = _pairs(rendered)
     height, width = target.shape[-2:]
@@ -113,7 +113,8 @@ def network_warps(checkpoint: Checkpoint, rendered: RenderedClip, refine: bool) 
     depth = networks.depths(target)[1]
     motion = networks.motion(target, source, flow_low, depth, matrix)
     if refine:
-        motion = refine_motion(motion, depth, flow, forward_backward_visible(flow, backward).float(), matrix)
+        visible = forward_backward_visible(flow, backward).float()
+        motion = refine_motion(motion, depth, flow, visible, matrix).T_source_target
     return Warps(target, source, flow, backward, rigid_warp(depth, motion, matrix))
 
 

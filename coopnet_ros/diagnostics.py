@@ -50,6 +50,7 @@ class Statistics:
         self._window_s = window_s
         self._lock = threading.Lock()
         self._received = 0
+        self._lost = 0
         self._processed = 0
         self._dropped: Counter[str] = Counter()
         self._rejected: Counter[str] = Counter()
@@ -65,6 +66,11 @@ class Statistics:
         with self._lock:
             self._received += 1
             self._arrivals.append(self._clock())
+
+    def lose(self, number: int) -> None:
+        """So many images were lost on the way here, as the middleware says; they are not among those received."""
+        with self._lock:
+            self._lost += number
 
     def process(self, **milliseconds: float) -> None:
         """A result has been published; `decode`, `infer`, `publish` and `total` took so many milliseconds."""
@@ -102,6 +108,7 @@ class Statistics:
             recent = Counter(reason for when, reason in self._unused if now - when <= self._window_s)
             return Snapshot(
                 received=self._received,
+                lost_before_arrival=self._lost,
                 processed=self._processed,
                 dropped={reason: self._dropped[reason] for reason in DROP_REASONS},
                 rejected={reason: self._rejected[reason] for reason in REJECT_REASONS},
@@ -124,6 +131,7 @@ class Snapshot:
 
     Attributes:
         received, processed, pending: numbers of images.
+        lost_before_arrival: images that the middleware knows to be lost, not among those received.
         dropped, rejected: numbers of images by reason.
         events: numbers of resets, jumps, gaps and changes of camera.
         input_hz, output_hz: rates over the last seconds.
@@ -135,6 +143,7 @@ class Snapshot:
     """
 
     received: int
+    lost_before_arrival: int
     processed: int
     dropped: dict[str, int]
     rejected: dict[str, int]
@@ -159,6 +168,7 @@ class Snapshot:
             ("dropped", str(sum(self.dropped.values()))),
             ("rejected", str(sum(self.rejected.values()))),
             ("pending", str(self.pending)),
+            ("lost_before_arrival", str(self.lost_before_arrival)),
         ]
         rows += [(f"dropped.{reason}", str(number)) for reason, number in self.dropped.items()]
         rows += [(f"rejected.{reason}", str(number)) for reason, number in self.rejected.items()]
@@ -179,7 +189,9 @@ def percentiles(values: deque[float] | list[float]) -> tuple[float, float] | Non
     return float(median), float(high)
 
 
-def assess(snapshot: Snapshot, state: str, no_data_timeout_s: float, missing_scale: str = "") -> tuple[int, str]:
+def assess(
+    snapshot: Snapshot, state: str, no_data_timeout_s: float, missing_scale: str = "", busy_s: float = 0.0
+) -> tuple[int, str]:
     """Level and one sentence for the status.
 
     Args:
@@ -187,11 +199,14 @@ def assess(snapshot: Snapshot, state: str, no_data_timeout_s: float, missing_sca
         state: lifecycle state and switch of the node: `active`, `inactive`, `disabled`, ...
         no_data_timeout_s: time without an image from which the input counts as silent.
         missing_scale: why the scale that was asked for is not known, empty where it is.
+        busy_s: seconds since the networks were given what they work on; 0 while they work on nothing.
     """
     if state != "active":
         return OK, state
     if snapshot.consecutive_errors:
         return ERROR, f"degraded: inference failed on the last {snapshot.consecutive_errors} frames"
+    if busy_s > no_data_timeout_s:
+        return WARN, f"the networks have not come back for {busy_s:.0f} s (a first run? a hanging device?)"
     if snapshot.seconds_since_input is None:
         return WARN, "no image yet"
     if snapshot.seconds_since_input > no_data_timeout_s:

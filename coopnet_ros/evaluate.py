@@ -28,6 +28,7 @@ from coopnet_core.evaluation.runner import (
 )
 from coopnet_core.evaluation.session import STABLE_KEYS, EvaluationOptions
 from coopnet_core.evaluation.trajectory_files import evaluate_trajectories
+from coopnet_core.inference.prediction import REFINE_CHOICES
 from coopnet_ros.command import INTERRUPTED, run_guarded
 
 _EXAMPLES = """\
@@ -61,6 +62,7 @@ def evaluate_bag(
     options: EvaluationOptions | None = None,
     pictures: int = 4,
     console: Console | None = None,
+    refine: str = "static",
 ) -> dict[str, object]:
     """Evaluate a checkpoint on a recording; writes report.json, report.html and pictures, and returns the report.
 
@@ -73,6 +75,7 @@ def evaluate_bag(
         options: protocols.
         pictures: number of panels; 0 for no picture at all.
         console: for a progress bar; None shows none.
+        refine: refinement of the motion, one of `REFINE_CHOICES`.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -84,8 +87,8 @@ def evaluate_bag(
 
     chosen = selection or BagSelection(bag)
     chosen = replace(chosen, bag=bag)
-    predictor = StreamPredictor(checkpoint, device)
-    facts = {"checkpoint": str(checkpoint), "device": device, "metric": predictor.metric}
+    predictor = StreamPredictor(checkpoint, device, refine=refine)
+    facts = {"checkpoint": str(checkpoint), "device": device, "refine": refine, "metric": predictor.metric}
     where = Output(output, pictures, f"Evaluation of {checkpoint.name} on {bag.name}", facts)
     with _progress(console) as on_frame:
         return evaluate_predictor(chosen, predictor, options, where, on_frame)
@@ -131,6 +134,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=Path, metavar="FILE", help="the networks to evaluate (.safetensors)")
     add("--predictions", type=Path, metavar="DIR", help="instead of a checkpoint: the output of record_outputs")
     add("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    add(
+        "--refine",
+        choices=REFINE_CHOICES,
+        default="static",
+        help="make the motion agree with depth and flow, as the node's parameter does (default: %(default)s)",
+    )
     add("--topic", help="image topic (default: the only camera of the bag)")
     add("--camera-info", metavar="TOPIC", help="CameraInfo topic (default: camera_info beside the image topic)")
     add("--frames", type=_frame_range, default=(0, None), metavar="A:B", help="only the images A to B-1 (default: all)")
@@ -195,7 +204,8 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.predictions is not None:
         report = evaluate_predictions(arguments.bag, arguments.predictions, arguments.output, **where)
     else:
-        report = evaluate_bag(arguments.bag, arguments.checkpoint, arguments.output, arguments.device, **where)
+        where |= {"device": arguments.device, "refine": arguments.refine}
+        report = evaluate_bag(arguments.bag, arguments.checkpoint, arguments.output, **where)
     _print(report, console)
     console.print(f"Report: [bold]{escape(str(arguments.output / 'report.html'))}[/] and report.json", soft_wrap=True)
     return INTERRUPTED if report["interrupted"] else 0

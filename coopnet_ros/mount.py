@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import TransformStamped
+from geometry_msgs.msg import Transform, TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.time import Time
 
 from coopnet_core.errors import UsageError
 from coopnet_ros.odometry import quaternion_from_matrix, transform
+
+TF, PARAMETERS, WAITING = "tf", "parameters", "waiting"
+"""Where a mounting comes from; waiting: TF may still deliver it."""
+LOOK_EVERY_S = 1.0
+"""TF is looked at again after this time, for what appears late or changes."""
+LOOK_FIRST_EVERY_S = 0.1
+"""The same while the mounting is not known."""
+_MOST_FRAMES = 32
+"""Camera frames remembered: more are not cameras, but frame_ids that change with every image."""
+_SAME_WITHIN = 1e-3
+"""Metres and sines of angles: mountings that differ by less are not worth a word."""
 
 
 def import_tf2_ros() -> Any | None:
@@ -25,8 +38,31 @@ def import_tf2_ros() -> Any | None:
         return None
 
 
+@dataclass
+class _Mounting:
+    """What is known of one camera frame.
+
+    Attributes:
+        first_asked: when, seconds of the clock.
+        T_base_camera: (4, 4), None while it is not known.
+        source: TF, PARAMETERS or WAITING.
+        next_look: when TF is looked at again.
+        said: what the user has been told of it.
+    """
+
+    first_asked: float
+    T_base_camera: np.ndarray | None = None
+    source: str = WAITING
+    next_look: float = 0.0
+    said: set[str] = field(default_factory=set)
+
+
 class CameraMount:
-    """Gives T_base_camera; says once why TF is not used when it is not."""
+    """Gives T_base_camera of each camera frame; says once what is amiss with it.
+
+    TF is heard in the node's executor, and looked at by whoever asks: about once per second, so that what appears late
+    or changes is honoured. `transform_to` is for one thread.
+    """
 
     def __init__(
         self,
@@ -36,6 +72,7 @@ class CameraMount:
         fallback: np.ndarray,
         timeout_s: float,
         warn: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Listen to TF where it is wanted and installed.
 
@@ -44,94 +81,167 @@ class CameraMount:
             source: auto, tf or parameters.
             base_frame: the robot's frame.
             fallback: (4, 4) T_base_camera of the parameters.
-            timeout_s: how long TF is waited for (auto).
+            timeout_s: how long TF is waited for before the parameters are used (auto).
             warn: writes one warning.
+            clock: seconds, monotonic.
+
+        Raises:
+            UsageError: the source is tf, and tf2_ros is not installed.
         """
         self._source = source
         self._base_frame = base_frame
         self._fallback = fallback
         self._timeout_s = timeout_s
         self._warn = warn
-        self._found: np.ndarray | None = fallback if source == "parameters" else None
-        self._asked_at: float | None = None
-        self._warned = self._said_unusable = False
-        self._buffer = None
-        self._tf2_ros = import_tf2_ros() if source != "parameters" else None
-        if source != "parameters" and self._tf2_ros is None:
-            self._give_up("tf2_ros is not installed")
-        elif self._tf2_ros is not None:
+        self._clock = clock
+        self._mountings: dict[str, _Mounting] = {}
+        self._buffer = self._listener = None
+        self._tf2_ros = import_tf2_ros() if source != PARAMETERS else None
+        if self._tf2_ros is not None:
             self._buffer = self._tf2_ros.Buffer()
             self._listener = self._tf2_ros.TransformListener(self._buffer, node)
+        elif source == TF:
+            raise UsageError(
+                "base_to_camera.source is tf, but tf2_ros is not installed: without it TF cannot be heard. Install "
+                f"{_package('tf2-ros')}, or set base_to_camera.source to parameters or auto."
+            )
+        elif source != PARAMETERS:
+            self._warn(f"tf2_ros is not installed: {self._taken_from_parameters()}.")
+        self._state = PARAMETERS if self._buffer is None else WAITING
 
-    def transform_to(self, camera_frame: str) -> np.ndarray | None:
-        """T_base_camera, (4, 4), or None while TF may still deliver it."""
-        if self._found is not None:
-            return self._found
-        now = time.monotonic()
-        self._asked_at = self._asked_at or now
+    @property
+    def state(self) -> str:
+        """Where the mounting of the camera asked for last comes from: TF, PARAMETERS or WAITING; for any thread."""
+        return self._state
+
+    def close(self) -> None:
+        """Stop listening to TF; may be called again. What is known is kept."""
+        if self._listener is not None:
+            self._listener.unregister()
+        self._listener = None
+
+    def transform_to(self, camera_frame: str, aloud: bool = True) -> np.ndarray | None:
+        """T_base_camera, (4, 4), or None while TF may still deliver it. The same array as long as it does not change.
+
+        Args:
+            camera_frame: frame_id of the images.
+            aloud: whether anybody needs it, and is to be told what is amiss.
+        """
+        mounting = self._mountings.get(camera_frame) or self._first_of(camera_frame)
+        if self._buffer is not None and self._clock() >= mounting.next_look:
+            self._look(camera_frame, mounting, aloud)
+        self._state = mounting.source
+        return mounting.T_base_camera
+
+    def _first_of(self, camera_frame: str) -> _Mounting:
+        """A camera that was never asked for."""
+        if len(self._mountings) >= _MOST_FRAMES:
+            self._mountings.pop(next(iter(self._mountings)))
+        now = self._clock()
+        listening = self._buffer is not None
+        mounting = _Mounting(now, next_look=now) if listening else _Mounting(now, self._fallback, PARAMETERS)
+        self._mountings[camera_frame] = mounting
+        return mounting
+
+    def _look(self, camera_frame: str, mounting: _Mounting, aloud: bool) -> None:
+        """Take what TF has; where it has nothing for too long, the parameters (auto) or nothing yet (tf)."""
+        now = self._clock()
+        link = f"{self._base_frame} -> {camera_frame or '(the images have no frame_id)'}"
         try:
             stamped = self._buffer.lookup_transform(self._base_frame, camera_frame, Time())
         except self._tf2_ros.TransformException as error:
-            if now - self._asked_at > self._timeout_s:
-                self._missing(camera_frame, str(error))
-            return self._found
-        t, r = stamped.transform.translation, stamped.transform.rotation
-        translation, rotation = (t.x, t.y, t.z), (r.x, r.y, r.z, r.w)
-        try:
-            T_base_camera = transform(translation, rotation)
-        except UsageError:
-            T_base_camera = np.full((4, 4), np.nan)
-        if np.isfinite(T_base_camera).all():
-            self._found = T_base_camera
+            found, problem = None, f"TF has no {link} ({str(error).strip(' .')})"
         else:
-            self._unusable(camera_frame, translation, rotation)
-            if self._source == "auto" and now - self._asked_at > self._timeout_s:
-                self._give_up(f"TF has no usable {self._base_frame} -> {camera_frame}")
-        return self._found
+            found, problem = _rigid(stamped.transform), f"TF has no usable {link}"
+            if found is None and aloud:
+                self._say_unusable(link, mounting, stamped.transform)
+        if found is not None:
+            self._take(found, link, mounting, aloud)
+        elif mounting.source != TF and now - mounting.first_asked > self._timeout_s:
+            self._do_without(problem, mounting, aloud)
+        mounting.next_look = now + (LOOK_FIRST_EVERY_S if mounting.T_base_camera is None else LOOK_EVERY_S)
 
-    def _unusable(self, camera_frame: str, translation: tuple[float, ...], rotation: tuple[float, ...]) -> None:
-        """TF has a transform that is none: said once, the mounting is unknown until a better one comes."""
-        if self._said_unusable:
+    def _take(self, found: np.ndarray, link: str, mounting: _Mounting, aloud: bool) -> None:
+        """Use a transform of TF from now on."""
+        before, source = mounting.T_base_camera, mounting.source
+        if source == TF and np.array_equal(found, before):
             return
-        self._said_unusable = True
-        self._warn(
-            f"TF says {self._base_frame} -> {camera_frame} is translation {translation}, rotation {rotation} (x y z "
-            "w): finite numbers and a quaternion that is not zero were expected. ~/odom waits for them. Mend its "
-            "publisher (an empty rotation needs w = 1), or set base_to_camera.source to parameters."
-        )
-
-    def _missing(self, camera_frame: str, detail: str) -> None:
-        """TF has had its time: use the parameters (auto) or keep waiting (tf)."""
-        if self._source == "auto":
-            self._give_up(f"TF has no {self._base_frame} -> {camera_frame} ({detail})")
-        elif not self._warned:
-            self._warned = True
+        mounting.T_base_camera, mounting.source = found, TF
+        if before is None or np.allclose(found, before, rtol=0, atol=_SAME_WITHIN):
+            return
+        if source == PARAMETERS and "missing" in mounting.said:
             self._warn(
-                f"TF has no {self._base_frame} -> {camera_frame} ({detail}): ~/odom waits for it. Publish it "
-                "(robot_state_publisher, static_transform_publisher), or set base_to_camera.source to parameters."
+                f"TF has {link} now, {_in_words(found)}, and takes over from the parameters base_to_camera, "
+                f"{_in_words(before)}, which differ. ~/odom goes on from its present pose. For a path that is right "
+                "from the beginning raise base_to_camera.timeout, or correct the parameters."
+            )
+        elif source == TF and aloud and "changed" not in mounting.said:
+            mounting.said.add("changed")
+            self._warn(
+                f"TF has changed {link} from {_in_words(before)} to {_in_words(found)}: ~/odom goes on from its "
+                "present pose with the new mounting. While a camera is being turned on the robot, ~/odom takes that "
+                "for the robot's motion. Later changes are followed without a word."
             )
 
-    def _give_up(self, reason: str) -> None:
-        self._found = self._fallback
-        x, y, z = self._fallback[:3, 3]
-        rotation = ", ".join(f"{value:.3f}" for value in quaternion_from_matrix(self._fallback[:3, :3]))
+    def _say_unusable(self, link: str, mounting: _Mounting, values: Transform) -> None:
+        """TF has a transform that is none."""
+        if "unusable" in mounting.said:
+            return
+        mounting.said.add("unusable")
+        t, r = values.translation, values.rotation
+        waiting = mounting.T_base_camera is None
         self._warn(
-            f"{reason}: the camera's mounting on {self._base_frame} is taken from the parameters "
-            f"base_to_camera.translation ({x:g}, {y:g}, {z:g}) and base_to_camera.rotation ({rotation})."
+            f"TF says {link} is translation {(t.x, t.y, t.z)}, rotation {(r.x, r.y, r.z, r.w)} (x y z w): finite "
+            "numbers and a quaternion that is not zero were expected. "
+            f"{'~/odom waits for them' if waiting else 'What was known before is kept'}. Mend its publisher (an empty "
+            "rotation needs w = 1), or set base_to_camera.source to parameters."
+        )
+
+    def _do_without(self, problem: str, mounting: _Mounting, aloud: bool) -> None:
+        """TF has had its time: use the parameters (auto) or keep waiting (tf)."""
+        if self._source != TF:
+            mounting.T_base_camera, mounting.source = self._fallback, PARAMETERS
+        if not aloud or "missing" in mounting.said:
+            return
+        mounting.said.add("missing")
+        if self._source == TF:
+            self._warn(
+                f"{problem}: ~/odom waits for it. Publish it (robot_state_publisher, static_transform_publisher), or "
+                "set base_to_camera.source to parameters."
+            )
+        else:
+            self._warn(f"{problem}: {self._taken_from_parameters()}, until TF has it.")
+
+    def _taken_from_parameters(self) -> str:
+        return (
+            f"the camera's mounting on {self._base_frame} is taken from the parameters base_to_camera.translation and "
+            f"base_to_camera.rotation, {_in_words(self._fallback)}"
         )
 
 
 class TransformPublisher:
-    """Broadcasts odom -> base_link on /tf where tf2_ros is installed."""
+    """Broadcasts odom -> base_link on /tf where tf2_ros is installed, while the node is active."""
 
-    def __init__(self, node: Node, wanted: bool, warn: Callable[[str], None]) -> None:
-        """Open the broadcaster; a warning says why not, where it was wanted."""
+    def __init__(self, node: Node, wanted: bool, is_active: Callable[[], bool], warn: Callable[[str], None]) -> None:
+        """Open the broadcaster; a warning says why not, where it was wanted.
+
+        Args:
+            node: what publishes.
+            wanted: whether anything is to be broadcast.
+            is_active: whether the node is active: the broadcaster's publisher knows nothing of lifecycles.
+            warn: writes one warning.
+        """
+        self._node = node
+        self._is_active = is_active
         self._broadcaster = None
         if not wanted:
             return
         tf2_ros = import_tf2_ros()
         if tf2_ros is None:
-            warn("publish_tf is true, but tf2_ros is not installed: /tf stays silent; ~/odom has the same pose.")
+            warn(
+                "publish_tf is true, but tf2_ros is not installed: /tf stays silent; ~/odom has the same pose. Install "
+                f"{_package('tf2-ros')}."
+            )
             return
         self._broadcaster = tf2_ros.TransformBroadcaster(node)
 
@@ -140,9 +250,16 @@ class TransformPublisher:
         """Whether anything is broadcast."""
         return self._broadcaster is not None
 
+    def close(self) -> None:
+        """Destroy the broadcaster's publisher; may be called again."""
+        if self._broadcaster is not None:
+            self._node.destroy_publisher(self._broadcaster.pub_tf)
+        self._broadcaster = None
+
     def publish(self, odometry: Odometry) -> None:
         """Broadcast the pose of a nav_msgs/Odometry."""
-        if self._broadcaster is None:
+        broadcaster = self._broadcaster
+        if broadcaster is None or not self._is_active():
             return
         stamped = TransformStamped()
         stamped.header = odometry.header
@@ -151,4 +268,28 @@ class TransformPublisher:
         target = stamped.transform.translation
         target.x, target.y, target.z = pose.position.x, pose.position.y, pose.position.z
         stamped.transform.rotation = pose.orientation
-        self._broadcaster.sendTransform(stamped)
+        broadcaster.sendTransform(stamped)
+
+
+def _rigid(values: Transform) -> np.ndarray | None:
+    """(4, 4) matrix of a transform; None where it is none (a zero quaternion, NaN)."""
+    t, r = values.translation, values.rotation
+    try:
+        result = transform((t.x, t.y, t.z), (r.x, r.y, r.z, r.w))
+    except UsageError:
+        return None
+    return result if np.isfinite(result).all() else None
+
+
+def _in_words(T: np.ndarray) -> str:
+    """Translation and quaternion of a mounting."""
+    translation, rotation = (
+        ", ".join(f"{round(value, 3) + 0.0:g}" for value in values.tolist())  # + 0.0: no "-0"
+        for values in (T[:3, 3], quaternion_from_matrix(T[:3, :3]))
+    )
+    return f"translation ({translation}), rotation ({rotation})"
+
+
+def _package(name: str) -> str:
+    """The Debian package of a ROS package."""
+    return f"ros-{os.environ.get('ROS_DISTRO', '$ROS_DISTRO')}-{name}"

@@ -6,7 +6,7 @@ scale is not known, the networks' unit stands for the metre.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -32,11 +32,15 @@ class OdometryEstimate:
     Attributes:
         pose: T_odom_child, (4, 4).
         twist: (6,) in the child frame; zeros where unknown.
-        position_variance, orientation_variance: variances of the pose, m^2 and rad^2, each axis.
-        linear_variance, angular_variance: variances of the twist, (m/s)^2 and (rad/s)^2, each axis.
+        position_variance, orientation_variance: variances of the pose, m^2 and rad^2, each axis, that do not come from
+            the networks.
+        linear_variance, angular_variance: likewise of the twist, (m/s)^2 and (rad/s)^2.
         lost: this frame could not be connected with the one before it.
         metric: pose and twist are in metres, by the present scale or by the last one known. Otherwise they are in the
             networks' unit.
+        pose_uncertainty: (6, 6) covariance that the networks give their own motions, added up: of u, where exp(u) pose
+            is the true one (a small motion about the origin of the odometry frame, translation first).
+        twist_uncertainty: (6, 6) likewise of the twist, in the child frame.
     """
 
     pose: np.ndarray
@@ -47,20 +51,28 @@ class OdometryEstimate:
     angular_variance: float
     lost: bool
     metric: bool = True
+    pose_uncertainty: np.ndarray = field(default_factory=lambda: np.zeros((6, 6)))
+    twist_uncertainty: np.ndarray = field(default_factory=lambda: np.zeros((6, 6)))
 
     def pose_covariance(self) -> np.ndarray:
-        """(36,) row-major, order x y z rotation-x rotation-y rotation-z."""
-        return _diagonal(self.position_variance, self.orientation_variance)
+        """(36,) row-major, order x y z rotation-x rotation-y rotation-z, along the axes of the odometry frame.
+
+        What turns the path turns its end about the origin: an error of the heading is one of the position as well.
+        """
+        to_position = np.eye(6)
+        to_position[:3, 3:] = -_skew(self.pose[:3, 3])
+        networks = to_position @ self.pose_uncertainty @ to_position.T
+        return (_diagonal(self.position_variance, self.orientation_variance) + networks).ravel()
 
     def twist_covariance(self) -> np.ndarray:
-        """(36,) row-major, order as of the pose."""
-        return _diagonal(self.linear_variance, self.angular_variance)
+        """(36,) row-major, order as of the pose, in the child frame."""
+        return (_diagonal(self.linear_variance, self.angular_variance) + self.twist_uncertainty).ravel()
 
 
 class PoseIntegrator:
     """Chains the motions of successive pairs, in the camera's optical frame.
 
-    The mounting of the camera enters only in `in_robot_frame`, so that it may become known later than the motion.
+    The mounting of the camera enters only in `robot_pose.RobotPose`, so that it may become known later than the motion.
 
     A pose never mixes units. Until the first scale is known it is in the networks' unit; then the path so far is
     multiplied, and from there on the pose is in metres for good. A later scale acts on later motions only: what it
@@ -89,6 +101,8 @@ class PoseIntegrator:
         self._path_variance = 0.0
         self._floor_variance = self._noise.translation_floor**2
         self._orientation_variance = self._noise.rotation**2
+        # what the networks say of their motions, added up, in the pose's unit
+        self._uncertainty = np.zeros((6, 6))
         # stamp, variances and twist before the last frame, where that was an interruption
         self._before_interruption: tuple[int, float, float, np.ndarray] | None = None
 
@@ -136,34 +150,55 @@ class PoseIntegrator:
         self._path = np.zeros(3)
         self._path_start = self._pose[:3, 3].copy()
 
-    def advance(self, stamp_ns: int, previous_stamp_ns: int, T_previous_current: np.ndarray) -> OdometryEstimate:
+    def advance(
+        self,
+        stamp_ns: int,
+        previous_stamp_ns: int,
+        T_previous_current: np.ndarray,
+        covariance: np.ndarray | None = None,
+        since_ns: int | None = None,
+    ) -> OdometryEstimate:
         """Add the motion between two frames; lost if it does not start where the last one ended.
 
-        Lost as well where other networks have taken over a metric pose and their scale is not known yet.
+        Lost as well where other networks have taken over a metric pose and their scale is not known yet. A motion that
+        is none (a camera that stands) makes the pose no less certain.
 
         Args:
             stamp_ns: stamp of the newer frame.
             previous_stamp_ns: stamp of the older frame.
             T_previous_current: (4, 4) pose of the camera in the previous camera's frame, in the networks' unit.
+            covariance: (6, 6) of u, where exp(u) T_previous_current is the true motion, in the networks' unit; None
+                where they do not say: the rotation then has the variance of `MotionNoise`.
+            since_ns: stamp of the frame since which the motion was travelled, where that is an earlier one.
         """
         connected = self._stamp_ns is None or previous_stamp_ns == self._stamp_ns
         in_order = connected and stamp_ns > previous_stamp_ns
         if not in_order or not self.can_go_on or not is_rigid(T_previous_current):
             return self.interrupt(stamp_ns)
         self._before_interruption = None
-        interval = (stamp_ns - previous_stamp_ns) * 1e-9
+        interval = (stamp_ns - (previous_stamp_ns if since_ns is None else since_ns)) * 1e-9
         motion = scaled(T_previous_current, self._scale or 1.0)
+        uncertainty = np.zeros((6, 6)) if covariance is None else scaled_covariance(covariance, self._scale or 1.0)
+        to_origin = adjoint(self._pose)
+        self._uncertainty = self._uncertainty + to_origin @ uncertainty @ to_origin.T
         self._path = self._path + self._pose[:3, :3] @ T_previous_current[:3, 3]
         self._pose = orthonormal(self._pose @ motion)
         self._stamp_ns = stamp_ns
         self._twist = logarithm(motion) / interval
         length = float(np.linalg.norm(motion[:3, 3]))
         along = (self._noise.translation_fraction**2 + self._spread**2) * length**2
-        floor, rotation = self._noise.translation_floor**2, self._noise.rotation**2
-        self._path_variance += along
-        self._floor_variance += floor
-        self._orientation_variance = min(self._orientation_variance + rotation, UNKNOWN_VARIANCE)
-        return self._estimate((along + floor) / interval**2, rotation / interval**2)
+        floor = self._noise.translation_floor**2
+        stands = np.array_equal(T_previous_current, np.eye(4))
+        rotation = self._noise.rotation**2 if covariance is None or stands else 0.0
+        if not stands:
+            self._path_variance += along
+            self._floor_variance += floor
+            self._orientation_variance = min(self._orientation_variance + rotation, UNKNOWN_VARIANCE)
+        # an error of the motion is one of the twist as it is seen from half way (to second order in the motion)
+        to_twist = adjoint(exponential(-0.5 * interval * self._twist)) / interval
+        return self._estimate(
+            (along + floor) / interval**2, rotation / interval**2, to_twist @ uncertainty @ to_twist.T
+        )
 
     def start(self, stamp_ns: int) -> OdometryEstimate:
         """The first frame: the pose is the present one by definition, the speed is not known yet."""
@@ -203,6 +238,7 @@ class PoseIntegrator:
         self._pose[:3, 3] *= metres_per_unit
         self._twist[:3] *= metres_per_unit
         self._path_start = self._path_start * metres_per_unit
+        self._uncertainty = scaled_covariance(self._uncertainty, metres_per_unit)
         self._path_variance *= metres_per_unit**2
         self._path_variance += float(spread * np.linalg.norm(self._pose[:3, 3])) ** 2
         self._metric = True
@@ -214,7 +250,9 @@ class PoseIntegrator:
         difference = self._pose[:3, 3] - self._path_start - self._scale * self._path
         return float(difference @ difference)
 
-    def _estimate(self, linear_variance: float, angular_variance: float) -> OdometryEstimate:
+    def _estimate(
+        self, linear_variance: float, angular_variance: float, twist_uncertainty: np.ndarray | None = None
+    ) -> OdometryEstimate:
         position_variance = self._path_variance + self._floor_variance + self._disagreement()
         return OdometryEstimate(
             pose=self.pose,
@@ -225,6 +263,8 @@ class PoseIntegrator:
             angular_variance=min(angular_variance, UNKNOWN_VARIANCE),
             lost=False,
             metric=self._metric,
+            pose_uncertainty=self._uncertainty.copy(),
+            twist_uncertainty=np.zeros((6, 6)) if twist_uncertainty is None else twist_uncertainty,
         )
 
 
@@ -240,10 +280,13 @@ def in_robot_frame(estimate: OdometryEstimate, T_base_camera: np.ndarray) -> Odo
     """
     if not estimate.metric:
         T_base_camera = rotation_only(T_base_camera)
+    to_base = adjoint(T_base_camera)
     return replace(
         estimate,
         pose=T_base_camera @ estimate.pose @ inverse(T_base_camera),
-        twist=adjoint(T_base_camera) @ estimate.twist,
+        twist=to_base @ estimate.twist,
+        pose_uncertainty=to_base @ estimate.pose_uncertainty @ to_base.T,
+        twist_uncertainty=to_base @ estimate.twist_uncertainty @ to_base.T,
     )
 
 
@@ -252,6 +295,12 @@ def scaled(T: np.ndarray, factor: float) -> np.ndarray:
     result = T.copy()
     result[:3, 3] *= factor
     return result
+
+
+def scaled_covariance(covariance: np.ndarray, factor: float) -> np.ndarray:
+    """(6, 6) of a motion (translation, rotation) whose translation is multiplied."""
+    factors = np.array([factor] * 3 + [1.0] * 3)
+    return covariance * np.outer(factors, factors)
 
 
 def rotation_only(T: np.ndarray) -> np.ndarray:
@@ -294,7 +343,8 @@ def is_rigid(T: np.ndarray, tolerance: float = 1e-3) -> bool:
     if T.shape != (4, 4) or not np.isfinite(T).all():
         return False
     rotation = T[:3, :3]
-    return bool(np.allclose(rotation @ rotation.T, np.eye(3), atol=tolerance) and np.linalg.det(rotation) > 0)
+    error = np.abs(rotation @ rotation.T - np.eye(3)).max()
+    return bool(error <= tolerance and np.linalg.det(rotation) > 0)
 
 
 def logarithm(T: np.ndarray) -> np.ndarray:
@@ -340,22 +390,16 @@ def rotation_vector(R: np.ndarray) -> np.ndarray:
 
 def quaternion_from_matrix(R: np.ndarray) -> np.ndarray:
     """(4,) unit quaternion x y z w with w >= 0 of a rotation matrix."""
-    m = np.asarray(R, dtype=np.float64)
+    # plain numbers: taking them out of an array one by one costs more than what is done with them
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = np.asarray(R, dtype=np.float64).tolist()
     # the largest of the four squared components is divided by: none of the branches is ill-conditioned
-    squares = np.array(
-        [
-            1 + m[0, 0] - m[1, 1] - m[2, 2],
-            1 - m[0, 0] + m[1, 1] - m[2, 2],
-            1 - m[0, 0] - m[1, 1] + m[2, 2],
-            1 + m[0, 0] + m[1, 1] + m[2, 2],
-        ]
-    )
-    largest = int(np.argmax(squares))
+    squares = (1 + xx - yy - zz, 1 - xx + yy - zz, 1 - xx - yy + zz, 1 + xx + yy + zz)
+    largest = squares.index(max(squares))
     rows = (
-        (squares[0], m[0, 1] + m[1, 0], m[0, 2] + m[2, 0], m[2, 1] - m[1, 2]),
-        (m[0, 1] + m[1, 0], squares[1], m[1, 2] + m[2, 1], m[0, 2] - m[2, 0]),
-        (m[0, 2] + m[2, 0], m[1, 2] + m[2, 1], squares[2], m[1, 0] - m[0, 1]),
-        (m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1], squares[3]),
+        (squares[0], xy + yx, xz + zx, zy - yz),
+        (xy + yx, squares[1], yz + zy, xz - zx),
+        (xz + zx, yz + zy, squares[2], yx - xy),
+        (zy - yz, xz - zx, yx - xy, squares[3]),
     )
     quaternion = np.array(rows[largest])
     quaternion /= np.linalg.norm(quaternion)
@@ -395,4 +439,4 @@ def _skew(v: np.ndarray) -> np.ndarray:
 
 
 def _diagonal(first: float, second: float) -> np.ndarray:
-    return np.diag([first] * 3 + [second] * 3).reshape(-1)
+    return np.diag([first] * 3 + [second] * 3)

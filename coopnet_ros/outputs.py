@@ -145,11 +145,11 @@ class Outputs:
         self._publishers[topic].publish(point_cloud_message(points, header))
 
     def _publish_flow(self, prediction: Prediction, header: Header, settings: OutputSettings) -> None:
-        if prediction.flow is None or prediction.previous_stamp_ns is None:
+        if prediction.flow is None or prediction.pair_stamp_ns is None:
             return
         self._publish_image("~/flow/image", prediction.flow, header)
         if self.is_wanted("~/flow/time_reference"):
-            message = time_reference_message(prediction.previous_stamp_ns, header)
+            message = time_reference_message(prediction.pair_stamp_ns, header)
             self._publishers["~/flow/time_reference"].publish(message)
         if self.is_wanted("~/flow/color"):
             self._publish_image("~/flow/color", flow_to_color(prediction.flow, settings.flow_max), header)
@@ -157,8 +157,7 @@ class Outputs:
     def _publish_motion(self, prediction: Prediction, header: Header, settings: OutputSettings) -> None:
         moving = _moving(prediction, settings) if self.is_wanted("~/motion/mask") else None
         if moving is not None:
-            mask = np.where(moving, np.uint8(255), np.uint8(0))
-            self._publish_image("~/motion/mask", mask, header)
+            self._publish_image("~/motion/mask", moving.view(np.uint8) * np.uint8(255), header)
         self._publish_image("~/motion/probability", prediction.motion_probability, header)
         self._publish_image("~/confidence", prediction.confidence, header)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coopnet_core.errors import UsageError
+from coopnet_core.inference.prediction import REFINE_CHOICES
 
 ParameterValue = bool | int | float | str | tuple[float, ...]
 
@@ -103,6 +104,14 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         "Height the images are resized to for the networks, pixels; 0: the checkpoint's.",
         minimum=0,
         maximum=4096,
+        read_only=True,
+    ),
+    ParameterSpec(
+        "refine",
+        "static",
+        "Make the camera motion agree with depth and flow: on pixels that do not move (static), on all (all: half the "
+        "flow to compute, but movers disturb), or not at all (off).",
+        choices=REFINE_CHOICES,
         read_only=True,
     ),
     ParameterSpec(
@@ -258,9 +267,17 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         read_only=True,
     ),
     ParameterSpec(
+        "covariance.source",
+        "networks",
+        "Uncertainty of a motion: how well depth and flow agree on it (networks; needs refine static or all), beside "
+        "translation_fraction and translation_floor; or those two and rotation alone (parameters).",
+        choices=("networks", "parameters"),
+    ),
+    ParameterSpec(
         "covariance.translation_fraction",
         0.05,
-        "Standard deviation of the translation of one pair, as a fraction of its length.",
+        "Standard deviation of the translation of one pair, as a fraction of its length: errors of the depth's unit, "
+        "which nothing else contains.",
         minimum=1e-6,
         maximum=10.0,
     ),
@@ -274,7 +291,7 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         "covariance.rotation",
         0.002,
-        "Standard deviation of the rotation of one pair, radians.",
+        "Standard deviation of the rotation of one pair, radians; where the networks do not say it themselves.",
         minimum=1e-6,
         maximum=3.2,
     ),

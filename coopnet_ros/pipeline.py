@@ -11,7 +11,7 @@ from coopnet_core.errors import CoopnetError
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.prediction import MOTION, Prediction, Predictor
 from coopnet_ros.diagnostics import Statistics
-from coopnet_ros.odometry import MotionNoise, OdometryEstimate, PoseIntegrator, is_rigid, scaled
+from coopnet_ros.odometry import MotionNoise, OdometryEstimate, PoseIntegrator, is_rigid, scaled, scaled_covariance
 from coopnet_ros.scale import ScaleSettings, ScaleState, make_estimator
 from coopnet_ros.sequence import Link, classify_link, seconds
 from coopnet_ros.wheel_odometry import WheelPoses
@@ -42,6 +42,7 @@ class PipelineSettings:
         max_depth_m: metric depth beyond this becomes `far_value`; 0: no limit.
         far_value: NaN or infinity.
         noise: standard deviations of the motion.
+        networks_covariance: add up what the networks say of their own motions, where they do.
     """
 
     max_pair_gap_s: float = 0.5
@@ -49,6 +50,7 @@ class PipelineSettings:
     max_depth_m: float = 0.0
     far_value: float = float("nan")
     noise: MotionNoise = field(default_factory=MotionNoise)
+    networks_covariance: bool = True
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,11 @@ class Pipeline:
         if prediction.T_previous_current is not None and prediction.previous_stamp_ns is not None:
             self._started = True
             return self._integrator.advance(
-                prediction.stamp_ns, prediction.previous_stamp_ns, prediction.T_previous_current
+                prediction.stamp_ns,
+                prediction.previous_stamp_ns,
+                prediction.T_previous_current,
+                prediction.motion_covariance if self.settings.networks_covariance else None,
+                prediction.reference_stamp_ns,
             )
         if self._started:
             return self._integrator.interrupt(prediction.stamp_ns)
@@ -251,6 +257,7 @@ def check_prediction(prediction: Prediction) -> None:
         "motion_probability": grid,
         "confidence": grid,
         "T_previous_current": (4, 4),
+        "motion_covariance": (6, 6),
     }
     for name, expected in shapes.items():
         values = getattr(prediction, name)
@@ -265,11 +272,12 @@ def apply_scale(prediction: Prediction, metres_per_unit: float | None) -> Predic
     """Depth and translation in metres; in the networks' unit, and said to be so, where the scale is not known."""
     if metres_per_unit is None:
         return replace(prediction, metric=False)
-    T, depth = prediction.T_previous_current, prediction.depth
+    T, depth, covariance = prediction.T_previous_current, prediction.depth, prediction.motion_covariance
     return replace(
         prediction,
         depth=None if depth is None else depth * np.float32(metres_per_unit),
         T_previous_current=None if T is None else scaled(T, metres_per_unit),
+        motion_covariance=None if covariance is None else scaled_covariance(covariance, metres_per_unit),
         metric=True,
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
 from coopnet_core.data.encodings import MalformedImageError, UnsupportedEncodingError
@@ -18,10 +19,11 @@ from coopnet_ros.diagnostics import REJECT_REASONS, Statistics
 from coopnet_ros.messages import pixels_of, to_nanoseconds
 from coopnet_ros.mount import CameraMount, TransformPublisher
 from coopnet_ros.notifier import Notifier
-from coopnet_ros.odometry import MotionNoise, OdometryEstimate, in_robot_frame
+from coopnet_ros.odometry import MotionNoise, OdometryEstimate
 from coopnet_ros.outputs import Outputs, OutputSettings
 from coopnet_ros.parameters import ParameterValue
 from coopnet_ros.pipeline import FrameRejectedError, Pipeline, PipelineSettings
+from coopnet_ros.robot_pose import RobotPose
 from coopnet_ros.scale import ScaleSettings, ScaleState
 
 _LOOK_AT = "Look at the driver or bridge that publishes it."
@@ -37,11 +39,13 @@ class ImageItem:
         message: the image.
         arrived: time of arrival, seconds of time.perf_counter.
         epoch: number of new starts before it (`sequence.ArrivalOrder`).
+        camera: what was known of the camera then; None where nothing was.
     """
 
     message: Image | CompressedImage
     arrived: float
     epoch: int = 0
+    camera: CameraState | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Processor:
         notifier: Notifier,
         mount: CameraMount,
         transforms: TransformPublisher,
-        camera_state: Callable[[], CameraState],
+        camera_of: Callable[[ImageItem], CameraState],
     ) -> None:
         """Join the parts; `apply` must be called before the first image.
 
@@ -81,7 +85,7 @@ class Processor:
             notifier: where the user is told.
             mount: where the camera sits.
             transforms: the broadcaster of /tf.
-            camera_state: gives what is known of the camera.
+            camera_of: gives what is known of the camera of an image.
         """
         self._pipeline = pipeline
         self._outputs = outputs
@@ -89,10 +93,13 @@ class Processor:
         self._notifier = notifier
         self._mount = mount
         self._transforms = transforms
-        self._camera_state = camera_state
+        self._camera_of = camera_of
+        self._robot = RobotPose()
+        self._frame_id: str | None = None
         self._output_settings: OutputSettings | None = None
         self._always_integrate = True
         self._scale_was_known = False
+        self.last_frame: Frame | None = None
         self.last_prediction: Prediction | None = None
         self.last_scale: ScaleState | None = None
 
@@ -136,15 +143,18 @@ class Processor:
 
     def _process(self, item: ImageItem, wanted: frozenset[str]) -> None:
         started = time.perf_counter()
-        frame = self._frame_of(item.message)
+        frame = self.last_frame = self._frame_of(item)
         decoded = time.perf_counter()
-        needs_mount = self._pipeline.settings.scale.is_measured
-        T_base_camera = self._mount.transform_to(frame.frame_id) if needs_mount else None
+        self._follow_camera(frame.frame_id)
+        T_base_camera = self._mounting_of(frame.frame_id, wanted)
         result = self._pipeline.step(frame, wanted, T_base_camera, item.epoch)
         for key, text in result.notices:
             self._notifier.notify(key, text)
+        self._robot.use_scale(result.scale.value)
         predicted = time.perf_counter()
-        self._publish(result.prediction, result.odometry, frame.frame_id)
+        self._outputs.publish(result.prediction, frame.frame_id, self._output_settings)
+        if result.odometry is not None and T_base_camera is not None:
+            self._publish_odometry(result.prediction, self._robot.update(result.odometry, T_base_camera))
         if result.scale.value is not None:
             self._scale_was_known = True
         elif not self._scale_was_known:  # otherwise the pipeline's notice says what changed
@@ -158,13 +168,13 @@ class Processor:
             total=1e3 * (published - item.arrived),
         )
 
-    def _frame_of(self, message: Image | CompressedImage) -> Frame:
+    def _frame_of(self, item: ImageItem) -> Frame:
         """The image decoded, with its camera.
 
         Raises:
             FrameRejectedError: no usable camera, or the image cannot be read or does not fit the camera.
         """
-        state = self._camera_state()
+        message, state = item.message, self._camera_of(item)
         if state.camera is None:
             raise FrameRejectedError(state.reason, state.text)
         try:
@@ -182,15 +192,33 @@ class Processor:
             )
         return Frame(image, to_nanoseconds(message.header.stamp), state.camera, message.header.frame_id)
 
-    def _publish(self, prediction: Prediction, odometry: OdometryEstimate | None, frame_id: str) -> None:
-        settings = self._output_settings
-        self._outputs.publish(prediction, frame_id, settings)
-        if odometry is None or not (self._outputs.is_wanted("~/odom") or self._transforms.is_open):
+    def _follow_camera(self, frame_id: str) -> None:
+        """Images of two frames are those of two cameras, and no pair."""
+        before, self._frame_id = self._frame_id, frame_id
+        if before is None or before == frame_id:
             return
-        T_base_camera = self._mount.transform_to(frame_id)
-        if T_base_camera is None:
+        self._pipeline.reset()
+        self._notifier.notify(
+            "frame_id_changed",
+            f"The frame_id of the images changed from {before!r} to {frame_id!r}: they are taken for those of another "
+            "camera. The pair is dropped, ~/odom goes on with the mounting of the new frame. Give each camera its own "
+            "node.",
+        )
+
+    def _mounting_of(self, frame_id: str, wanted: frozenset[str]) -> np.ndarray | None:
+        """T_base_camera, (4, 4); None where it is not known yet, or nobody needs it."""
+        measured = self._pipeline.settings.scale.is_measured
+        if not measured and MOTION not in wanted:
+            return None
+        return self._mount.transform_to(frame_id, aloud=measured or self._is_pose_wanted())
+
+    def _is_pose_wanted(self) -> bool:
+        return self._outputs.is_wanted("~/odom") or self._transforms.is_open
+
+    def _publish_odometry(self, prediction: Prediction, robot: OdometryEstimate) -> None:
+        if not self._is_pose_wanted():
             return
-        message = self._outputs.publish_odometry(in_robot_frame(odometry, T_base_camera), prediction.stamp_ns, settings)
+        message = self._outputs.publish_odometry(robot, prediction.stamp_ns, self._output_settings)
         # who listens to /tf sees no covariance, and would take the networks' unit for metres
         if prediction.metric:
             self._transforms.publish(message)
@@ -235,6 +263,7 @@ def pipeline_settings(values: Mapping[str, ParameterValue]) -> PipelineSettings:
             values["covariance.translation_floor"],
             values["covariance.rotation"],
         ),
+        networks_covariance=values["covariance.source"] == "networks",
     )
 
 

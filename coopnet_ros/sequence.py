@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from enum import Enum
+from typing import Generic, TypeVar
 
+Value = TypeVar("Value")
 NANOSECONDS = 1_000_000_000
 _NEW_START = 3
 """Images that lie behind the newest stamp but follow each other: a short bag that loops, not disorder."""
@@ -86,6 +89,58 @@ class ArrivalOrder:
             self._behind = []
         self._behind.append(stamp_ns)
         return len(self._behind) >= _NEW_START
+
+
+class Companions(Generic[Value]):
+    """What arrives apart from the images, one value for each, and is matched with them by stamp (camera_info).
+
+    One thread adds as messages arrive, another asks as images are processed.
+    """
+
+    KEPT = 8
+    """So many values are remembered."""
+    PATIENCE_S = 0.05
+    """How long a value is waited for that should come any moment."""
+
+    def __init__(self) -> None:
+        """Nothing has arrived."""
+        self._condition = threading.Condition()
+        self._values: dict[int, Value] = {}
+        self._asked_ns: int | None = None
+        self._regular = False
+
+    def add(self, stamp_ns: int, value: Value) -> None:
+        """Take in the value of a stamp."""
+        with self._condition:
+            self._values.pop(stamp_ns, None)
+            self._values[stamp_ns] = value
+            while len(self._values) > self.KEPT:
+                del self._values[next(iter(self._values))]
+            self._regular |= stamp_ns == self._asked_ns  # late, but there is one for each image
+            self._condition.notify_all()
+
+    def at(self, stamp_ns: int) -> Value | None:
+        """The value of exactly this stamp, where it is there."""
+        with self._condition:
+            return self._values.get(stamp_ns)
+
+    def of_image(self, stamp_ns: int) -> Value | None:
+        """The value of an image, which may arrive a moment after it.
+
+        It is waited for where the image before had one: not where values come once, or with stamps of their own.
+        """
+        with self._condition:
+            if self._regular:
+                self._condition.wait_for(lambda: stamp_ns in self._values, self.PATIENCE_S)
+            value = self._values.get(stamp_ns)
+            self._asked_ns, self._regular = stamp_ns, value is not None
+            return value
+
+    def clear(self) -> None:
+        """Forget all values."""
+        with self._condition:
+            self._values.clear()
+            self._asked_ns, self._regular = None, False
 
 
 def classify_link(previous_ns: int | None, stamp_ns: int, max_pair_gap_s: float) -> Link:

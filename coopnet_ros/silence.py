@@ -67,6 +67,21 @@ def explain_silence(
     )
 
 
+def explain_clock(waited_s: float, publishers: Sequence[str]) -> str:
+    """Why there is no time although the node is told to follow /clock, and what to do.
+
+    Args:
+        waited_s: how long nothing has come, seconds.
+        publishers: full names of the nodes that publish /clock.
+    """
+    seen = f"{', '.join(sorted(publishers))} publishes it, but nothing arrives" if publishers else "it has no publisher"
+    return (
+        f"use_sim_time is true, but no time has come on /clock for {waited_s:g} s: {seen}. Images are processed all "
+        "the same; diagnostics carry wall time and no stamp_age_s. Start the bag with --clock (ros2 bag play --clock, "
+        "ros2 run coopnet_ros play_bag --clock) or the simulator, or set use_sim_time to false."
+    )
+
+
 def _transport_hint(types: Sequence[str]) -> str:
     if "sensor_msgs/msg/CompressedImage" in types:
         return " Set image_transport to compressed."

@@ -132,8 +132,8 @@ class EvaluationSession:
         self._add_depth(frame.camera, prediction, truth)
         self._add_motion(prediction, truth)
         # A true flow leads to the frame just before; a prediction that skipped frames leads elsewhere.
-        if previous is None or prediction.previous_stamp_ns != previous[0]:
-            if prediction.previous_stamp_ns is not None:
+        if previous is None or prediction.pair_stamp_ns != previous[0]:
+            if prediction.pair_stamp_ns is not None:
                 self._note("pairs that are not of neighbouring frames: flow and mask not evaluated")
             return
         self._add_flow(frame.camera, prediction, truth)

@@ -12,6 +12,9 @@ from coopnet_core.geometry.camera import Camera
 
 DEPTH, MOTION, FLOW, MASK = "depth", "motion", "flow", "mask"
 ALL_OUTPUTS = frozenset({DEPTH, MOTION, FLOW, MASK})
+REFINE_CHOICES = ("static", "all", "off")
+"""Refinement of the motion: on pixels that do not move, which needs the flow in both directions; on all that stay in
+the image; not at all."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,15 @@ class Prediction:
         metric: whether the scale is known.
         T_previous_current: (4, 4) float64, pose of this camera in the previous camera's optical frame, in depth's unit.
         flow: (h, w, 2) float32 pixels of the output grid (u right, v down), on the grid of this frame, towards the
-            previous one; NaN where invalid (leaves the image).
+            reference frame; NaN where invalid (leaves the image).
         motion_probability: (h, w) float32 in [0, 1], that the pixel belongs to an independently moving object.
         confidence: (h, w) float32 in [0, 1], agreement of the two reconstructions.
         infer_ms: wall time of the networks.
+        motion_covariance: (6, 6) of u = (translation, rotation in radians), where exp(u) T_previous_current is the true
+            motion, in depth's unit; None where the networks do not know.
+        reference_stamp_ns: where the camera creeps, several frames in turn stand still until together they show a
+            motion: the stamp of the frame since which T_previous_current was travelled, and which flow and mask refer
+            to. None where that is the previous frame.
     """
 
     stamp_ns: int
@@ -45,6 +53,13 @@ class Prediction:
     motion_probability: np.ndarray | None
     confidence: np.ndarray | None
     infer_ms: float
+    motion_covariance: np.ndarray | None = None
+    reference_stamp_ns: int | None = None
+
+    @property
+    def pair_stamp_ns(self) -> int | None:
+        """Stamp of the other frame of the pair: of the reference frame, else of the previous one."""
+        return self.previous_stamp_ns if self.reference_stamp_ns is None else self.reference_stamp_ns
 
 
 class Predictor(Protocol):

@@ -44,7 +44,10 @@ class StubPredictor:
     resets: int = 0
     warmed: list = field(default_factory=list)
     device: str = "stub"
+    covariance: np.ndarray | None = None
+    creeps: int = 0  # so many frames in turn stand still, then the motion counts from the first
     _previous_ns: int | None = None
+    _still: list = field(default_factory=list)
 
     def warm_up(self, camera: Camera) -> None:
         self.warmed.append(camera)
@@ -59,6 +62,7 @@ class StubPredictor:
             raise RuntimeError("CUDA out of memory")
         time.sleep(self.delay_s)
         previous, self._previous_ns = self._previous_ns, frame.stamp_ns
+        reference, motion = self._creep(previous)
         camera = frame.camera.scaled(frame.camera.width // 2, frame.camera.height // 2).undistorted()
         paired = previous is not None
         return Prediction(
@@ -68,12 +72,25 @@ class StubPredictor:
             image=frame.image[::2, ::2],
             depth=self.depth(camera) if DEPTH in outputs else None,
             metric=self.metric,
-            T_previous_current=self.motion.copy() if paired and MOTION in outputs else None,
+            T_previous_current=motion if paired and MOTION in outputs else None,
+            motion_covariance=self.covariance if paired and MOTION in outputs else None,
+            reference_stamp_ns=reference,
             flow=true_flow(camera) if paired and FLOW in outputs else None,
             motion_probability=true_probability(camera) if paired and MASK in outputs else None,
             confidence=1 - true_probability(camera) if paired and MASK in outputs else None,
             infer_ms=1.5,
         )
+
+    def _creep(self, previous: int | None) -> tuple[int | None, np.ndarray]:
+        """The reference stamp and the motion of this frame."""
+        if previous is None or not self.creeps:
+            return None, self.motion.copy()
+        self._still.append(previous)
+        if len(self._still) <= self.creeps:
+            return None, np.eye(4)
+        since = self._still[0]
+        self._still.clear()
+        return since, self.motion.copy()
 
 
 def _grid(camera: Camera) -> tuple[np.ndarray, np.ndarray]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-import types
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import TransformStamped
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from ros.rig import CAMERA
@@ -180,58 +178,4 @@ def test_an_image_that_waited_too_long_for_camera_info_is_dropped(make_rig, warn
     assert len([text for text in warnings if "waited" in text and "max_pair_gap=0.05" in text]) == 1
     rig.send(2.0)
     assert rig.counts.processed == 1
-    assert adds_up(rig)
-
-
-def stand_in_for_tf(monkeypatch, stamped: TransformStamped) -> None:
-    """TF that has this transform; the wheels do not have tf2_ros."""
-    from coopnet_ros import mount
-
-    buffer = types.SimpleNamespace(lookup_transform=lambda *_: stamped)
-    fake = types.SimpleNamespace(
-        Buffer=lambda: buffer, TransformListener=lambda *_: None, TransformException=LookupError
-    )
-    monkeypatch.setattr(mount, "import_tf2_ros", lambda: fake)
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [{"rotation": (0.0, 0.0, 0.0, 0.0)}, {"rotation": (0.0, np.nan, 0.0, 1.0)}, {"translation": (np.inf, 0.0, 0.0)}],
-)
-def test_a_mounting_from_tf_that_is_none_costs_no_depth(make_rig, monkeypatch, broken):
-    stamped = TransformStamped()
-    stamped.transform.rotation.w = 1.0
-    for part, values in broken.items():
-        for axis, value in zip("xyzw", values, strict=False):
-            setattr(getattr(stamped.transform, part), axis, value)
-    stand_in_for_tf(monkeypatch, stamped)
-    said = []
-    rig = make_rig(start=False, base_to_camera__source="tf", base_to_camera__timeout=0.0)
-    monkeypatch.setattr(rig.node.get_logger(), "warning", said.append)
-    assert rig.node.start()
-    for name in ("depth/image", "odom"):
-        rig.listen(name)
-    rig.wait(lambda: rig.images.get_subscription_count() and rig.infos.get_subscription_count())
-    rig.wait(lambda: all(rig.node._outputs.is_wanted(f"~/{name}") for name in ("depth/image", "odom")))
-    rig.send_info(CAMERA)
-    stamps = [rig.send(1.0), rig.send(1.1)]
-    for stamp in stamps:
-        rig.get("depth/image", stamp)
-    assert rig.received["odom"] == []
-    assert rig.counts.processed == 2
-    assert len([text for text in said if "base_link -> camera_optical_frame" in text and "w = 1" in text]) == 1
-    stamped.transform.translation.x = 0.0
-    q = stamped.transform.rotation
-    q.x, q.y, q.z, q.w = 0.0, 0.0, 0.0, 1.0
-    rig.get("odom", rig.send(1.2))
-    assert adds_up(rig)
-
-
-def test_a_mounting_from_tf_that_stays_none_gives_way_to_the_parameters(make_rig, monkeypatch):
-    stamped = TransformStamped()
-    stamped.transform.rotation.w = 0.0
-    stand_in_for_tf(monkeypatch, stamped)
-    rig = make_rig(topics=["odom"], base_to_camera__source="auto", base_to_camera__timeout=0.0)
-    rig.send(1.0)
-    rig.get("odom", rig.send(1.1))
     assert adds_up(rig)

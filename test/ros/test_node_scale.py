@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import types
-
 import numpy as np
 import pytest
 from nav_msgs.msg import Odometry
 from rclpy.parameter import Parameter
+from ros import rig_tf
 from ros.rig import CAMERA, SECOND, StubPredictor, shift, turn
 from ros.rig_truth import ground_depth
 from ros.test_node_life import STUBBED, run_node
@@ -210,12 +209,7 @@ def test_its_own_odometry_is_no_source_of_scale(ros):
 
 
 def test_a_pose_in_an_unknown_unit_is_not_broadcast_and_it_is_said_once(make_rig, monkeypatch, warnings):
-    """A stand-in for tf2_ros, which the wheels do not have."""
-    from coopnet_ros import mount
-
-    sent = []
-    fake = types.SimpleNamespace(TransformBroadcaster=lambda _: types.SimpleNamespace(sendTransform=sent.append))
-    monkeypatch.setattr(mount, "import_tf2_ros", lambda: fake)
+    sent = rig_tf.install(monkeypatch).sent
     rig = make_rig(in_half_metres(), topics=["odom"], publish_tf=True, **MOUNTED)
     drive(rig, 0, 4)
     assert sent == []

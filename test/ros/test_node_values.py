@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from rclpy.parameter import Parameter
 from ros.rig import CAMERA, SECOND, TYPES, StubPredictor, shift, true_depth, true_flow, true_probability, turn
 
 from coopnet_core.visualization import depth_to_color, flow_to_color
@@ -102,6 +103,47 @@ def test_odometry_of_a_camera_that_is_mounted_aside_and_turned(make_rig):
     twist = message.twist.twist
     values = (twist.linear.x, twist.linear.y, twist.linear.z, twist.angular.x, twist.angular.y, twist.angular.z)
     np.testing.assert_allclose(values, logarithm(robot_motion) / 0.1, atol=1e-6)
+
+
+def test_the_covariance_of_the_networks_reaches_the_robots_frame(make_rig):
+    """Two motions of 2 m ahead, a heading uncertain by 0.01 rad each time, a camera 1.5 m ahead of the robot."""
+    about_down = np.diag([0, 0, 0, 0, 1e-4, 0])
+    rig = make_rig(
+        StubPredictor(motion=shift(0.0, 0.0, 2.0), covariance=about_down),
+        topics=["odom"],
+        base_to_camera__translation=[1.5, 0.0, 1.2],
+        base_to_camera__rotation=[-0.5, 0.5, -0.5, 0.5],
+        covariance__translation_fraction=1e-6,
+        covariance__translation_floor=1e-6,
+        covariance__rotation=1e-6,
+    )
+    rig.send(1.0)
+    rig.send(1.1)
+    message = rig.get("odom", rig.send(1.2))
+    covariance = np.reshape(message.pose.covariance, (6, 6))
+    # the camera turns about where it stood: 1.5 m ahead of the robot's origin, then 3.5 m; the robot ends at 4 m
+    arms = np.array([4.0 - 1.5, 4.0 - 3.5])
+    np.testing.assert_allclose(covariance[1, 1], 1e-4 * (arms**2).sum(), rtol=1e-3)
+    np.testing.assert_allclose(covariance[5, 5], 2e-4, rtol=1e-3)
+    np.testing.assert_allclose(covariance[1, 5], 1e-4 * arms.sum(), rtol=1e-3)
+    twist = np.reshape(message.twist.covariance, (6, 6))
+    np.testing.assert_allclose(twist[5, 5], 1e-4 / 0.1**2, rtol=1e-3)
+    assert (np.linalg.eigvalsh(covariance) > 0).all()
+    rig.node.set_parameters([Parameter("covariance.source", value="parameters")])
+    later = np.reshape(rig.get("odom", rig.send(1.3)).twist.covariance, (6, 6))
+    assert later[5, 5] < 1e-9
+
+
+def test_a_creeping_robot_is_as_fast_as_it_is(make_rig):
+    """Every third image shows a motion; flow and velocity are of the whole time since the last one."""
+    rig = make_rig(StubPredictor(motion=shift(0.0, 0.0, 0.3), creeps=2), topics=["odom", "flow/time_reference"])
+    rig.send(1.0)
+    messages = [rig.get("odom", rig.send(1.0 + 0.1 * index)) for index in range(1, 7)]
+    np.testing.assert_allclose([pose_of(message)[0, 3] for message in messages], [0, 0, 0.3, 0.3, 0.3, 0.6], atol=1e-9)
+    speeds = [message.twist.twist.linear.x for message in messages]
+    np.testing.assert_allclose(speeds, [0, 0, 1.0, 0, 0, 1.0], atol=1e-6)
+    reference = rig.get("flow/time_reference", to_nanoseconds(messages[-1].header.stamp)).time_ref
+    assert to_nanoseconds(reference) == round(1.3e9)
 
 
 def test_unknown_scale_is_said_on_the_wire(make_rig):

@@ -40,7 +40,14 @@ class PackedImage:
         return float(np.abs(image[inner].astype(float) - self.picture[inner]).max())
 
 
-def pack(encoding: str, height: int, width: int, padding: int = 0, bigendian: bool = False) -> PackedImage:
+def pack(
+    encoding: str,
+    height: int,
+    width: int,
+    padding: int = 0,
+    bigendian: bool = False,
+    picture: np.ndarray | None = None,
+) -> PackedImage:
     """A picture in an encoding.
 
     Args:
@@ -48,16 +55,20 @@ def pack(encoding: str, height: int, width: int, padding: int = 0, bigendian: bo
         height, width: even.
         padding: bytes behind each row, even; they hold 0xEE.
         bigendian: byte order of 16 bit values.
+        picture: (height, width, 3) uint8 RGB; None for one in which every pixel counts. What must come out is this
+            picture as far as the encoding can hold it; a Bayer mosaic of it holds one channel in each pixel.
     """
     if encoding.startswith("nv"):
-        return _two_planes(encoding, height, width, padding)
+        return _two_planes(encoding, _yuv_planes(height, width, picture), padding)
     if "yuv" in encoding or "uyvy" in encoding or "yuyv" in encoding:
-        pixels, picture, tolerance, margin = *_yuv422(encoding, height, width), 2.0, 0
+        planes = _yuv_planes(height, width, picture)
+        pixels, picture, tolerance, margin = *_yuv422(encoding, planes), 2.0, 0
     elif encoding.startswith("bayer"):
-        picture = colour_ramp(height, width)
+        picture = colour_ramp(height, width) if picture is None else picture
         pixels, tolerance, margin = mosaic(BAYER[encoding[6:10]], picture), 1.0, 2
     else:
-        picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        if picture is None:
+            picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
         if encoding.startswith("mono"):
             picture = np.repeat(picture[..., :1], 3, axis=2)
         pixels, tolerance, margin = _channels(encoding, picture), 0.0, 0
@@ -111,25 +122,38 @@ def yuv_to_rgb(y: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.clip(np.stack([r, g, b], axis=-1) * 255, 0, 255)
 
 
-def _yuv_planes(height: int, width: int) -> list[np.ndarray]:
+def _yuv_planes(height: int, width: int, picture: np.ndarray | None) -> list[np.ndarray]:
+    """Y, Cb and Cr of a picture at full resolution; random ones that are colours without a picture."""
+    if picture is not None:
+        return _rgb_to_yuv(picture)
     random = np.random.default_rng(2)
     bounds = ((40, 200), (100, 156), (100, 156))
     return [random.integers(low, high, (height, width), dtype=np.uint8) for low, high in bounds]
 
 
-def _yuv422(encoding: str, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def _rgb_to_yuv(picture: np.ndarray) -> list[np.ndarray]:
+    """BT.601, limited range: the inverse of `yuv_to_rgb`, rounded."""
+    kr, kb = 0.299, 0.114
+    r, g, b = np.moveaxis(picture / 255, -1, 0)
+    luma = kr * r + (1 - kr - kb) * g + kb * b
+    cb, cr = (b - luma) / (2 * (1 - kb)), (r - luma) / (2 * (1 - kr))
+    return [np.rint(plane).astype(np.uint8) for plane in (16 + 219 * luma, 128 + 224 * cb, 128 + 224 * cr)]
+
+
+def _yuv422(encoding: str, planes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, 2) packed, and the picture."""
-    y, u, v = _yuv_planes(height, width)
+    y, u, v = planes
     u, v = u[:, ::2], v[:, ::2]
-    values = np.empty((height, width, 2), np.uint8)
+    values = np.empty((*y.shape, 2), np.uint8)
     luma, chroma = (0, 1) if encoding in ("yuv422_yuy2", "yuyv") else (1, 0)
     values[..., luma] = y
     values[:, 0::2, chroma], values[:, 1::2, chroma] = u, v
     return values, yuv_to_rgb(y, np.repeat(u, 2, axis=1), np.repeat(v, 2, axis=1))
 
 
-def _two_planes(encoding: str, height: int, width: int, padding: int) -> PackedImage:
-    y, u, v = _yuv_planes(height, width)
+def _two_planes(encoding: str, planes: list[np.ndarray], padding: int) -> PackedImage:
+    y, u, v = planes
+    height, width = y.shape
     factor = 1 if encoding == "nv24" else 2
     u, v = u[::factor, ::factor], v[::factor, ::factor]
     chroma = np.stack([v, u] if encoding == "nv21" else [u, v], axis=-1).reshape(len(u), -1)

@@ -7,9 +7,10 @@ from coopnet_core.checkpoint import CheckpointMetadata, load_checkpoint, save_ch
 from coopnet_core.config import load_config
 from coopnet_core.cotraining.error_model import ErrorModelState
 from coopnet_core.data.frames import Frame
+from coopnet_core.data.rendered import SceneConfig, render_clip
 from coopnet_core.errors import UsageError
 from coopnet_core.geometry.camera import Camera
-from coopnet_core.inference.prediction import DEPTH, FLOW
+from coopnet_core.inference.prediction import ALL_OUTPUTS, DEPTH, FLOW, MASK, MOTION, REFINE_CHOICES
 from coopnet_core.inference.stream import StreamPredictor
 from coopnet_core.networks.bundle import CoopNetworks, normalise
 from coopnet_core.resources import shipped_file
@@ -122,3 +123,116 @@ def test_warm_up_leaves_no_pair(predictor):
 def test_the_input_size_must_be_a_multiple(predictor, tmp_path):
     with pytest.raises(UsageError, match="multiples of 32"):
         StreamPredictor(tmp_path / "unused", input_size=(100, 64))
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return {
+        refine: StreamPredictor(shipped_file("models/small_rendered.safetensors"), refine=refine)
+        for refine in REFINE_CHOICES
+    }
+
+
+@pytest.fixture(scope="module")
+def street():
+    """A drive with movers, at 10 Hz, as frames a tenth of a second apart."""
+    return render_clip(SceneConfig(3, 4, Camera.from_field_of_view(416, 128, 80.0), movers=0.15, camera_moves=True))
+
+
+def _frames(street, images=None):
+    images = street.clip.images if images is None else images
+    return [Frame(image, 100_000_000 * index, street.clip.camera) for index, image in enumerate(images)]
+
+
+@pytest.mark.parametrize("refine", REFINE_CHOICES)
+def test_the_motion_does_not_depend_on_who_listens_to_the_mask(shipped, street, refine):
+    predictor = shipped[refine]
+    motions = []
+    for outputs in (ALL_OUTPUTS, frozenset({MOTION}), frozenset({DEPTH, MOTION})):
+        predictor.reset()
+        motions.append([predictor.predict(frame, outputs).T_previous_current for frame in _frames(street)][1:])
+    np.testing.assert_allclose(motions[1], motions[0], atol=1e-5)
+    np.testing.assert_allclose(motions[2], motions[0], atol=1e-5)
+
+
+def test_the_refinement_says_how_certain_it_is(shipped, street):
+    errors = {}
+    true = np.stack([np.linalg.inv(a.pose) @ b.pose for a, b in zip(street.truth, street.truth[1:], strict=False)])
+    for refine, predictor in shipped.items():
+        predictor.reset()
+        pairs = [predictor.predict(frame) for frame in _frames(street)][1:]
+        found = np.stack([pair.T_previous_current for pair in pairs])
+        cosines = ((np.swapaxes(true[:, :3, :3], 1, 2) @ found[:, :3, :3]).trace(axis1=1, axis2=2) - 1) / 2
+        errors[refine] = np.arccos(np.clip(cosines, -1, 1)).mean()
+        assert [pair.motion_covariance is None for pair in pairs] == [refine == "off"] * len(pairs)
+        if refine != "off":
+            deviations = np.sqrt([np.diag(pair.motion_covariance) for pair in pairs])
+            assert (deviations > 1e-5).all()
+            assert (deviations[:, 3:] < 0.005).all()  # radians
+            lengths = np.linalg.norm(found[:, :3, 3], axis=1)
+            assert (deviations[:, :3] < lengths[:, None]).all()
+    assert errors["static"] < errors["off"]
+
+
+def test_an_unknown_refinement_is_refused():
+    with pytest.raises(UsageError, match="static, all, off"):
+        StreamPredictor(shipped_file("models/small_rendered.safetensors"), refine="always")
+
+
+def test_a_creeping_camera_moves_in_the_end(shipped, street):
+    """A fiftieth of a frame's motion at a time: rotations and lengths are those of the whole way."""
+    predictor = shipped["static"]
+    predictor.reset()
+    start = street.clip.images[1]
+    height, width = start.shape[:2]
+    images = []
+    for step in range(12):
+        factor = 1 + step * 0.25 / (width / 2)
+        matrix = np.array([[factor, 0, (1 - factor) * width / 2], [0, factor, (1 - factor) * height / 2]])
+        images.append(
+            cv2.warpAffine(start, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+        )
+    pairs = [predictor.predict(frame) for frame in _frames(street, images)][1:]
+    moved = [not np.array_equal(pair.T_previous_current, np.eye(4)) for pair in pairs]
+    assert not moved[0]
+    assert 2 <= sum(moved) <= 6
+    for index, pair in enumerate(pairs, start=1):
+        assert pair.previous_stamp_ns == 100_000_000 * (index - 1)
+        if not moved[index - 1]:
+            assert pair.pair_stamp_ns == pair.previous_stamp_ns
+            continue
+        since = max([0, *(number for number, moves in enumerate(moved[: index - 1], start=1) if moves)])
+        assert pair.pair_stamp_ns == 100_000_000 * since
+        # the image is a zoom about the centre: the flow points outwards from the reference, in full
+        border = np.nanmean(pair.flow[:, -40:, 0]) - np.nanmean(pair.flow[:, :40, 0])
+        assert border == pytest.approx(-2 * 0.25 * (index - since) * 0.9, rel=0.5)
+
+
+def test_what_moves_before_a_standing_camera_is_seen_and_the_camera_stands(shipped, street):
+    predictor = shipped["static"]
+    predictor.reset()
+    images = []
+    for step in range(3):
+        image = street.clip.images[1].copy()
+        left = 150 + 6 * step
+        image[60:100, left : left + 30] = street.clip.images[3][30:70, 300:330]
+        images.append(image)
+    pairs = [predictor.predict(frame) for frame in _frames(street, images)][1:]
+    for step, pair in enumerate(pairs, start=1):
+        np.testing.assert_array_equal(pair.T_previous_current, np.eye(4))
+        assert not pair.motion_covariance.any()
+        left = 150 + 6 * step
+        assert pair.motion_probability[62:98, left + 4 : left + 26].mean() > 0.5
+        assert pair.motion_probability[:, :100].mean() < 0.1
+        assert np.nanmean(pair.flow[64:96, left + 4 : left + 26, 0]) == pytest.approx(-6, abs=2)
+
+
+def test_a_covered_lens_is_no_standstill(shipped, street):
+    predictor = shipped["static"]
+    predictor.reset()
+    dark = np.zeros_like(street.clip.images[0])
+    images = [street.clip.images[0], dark, dark, street.clip.images[1], street.clip.images[2]]
+    predictions = [predictor.predict(frame, frozenset({DEPTH, MOTION, MASK})) for frame in _frames(street, images)]
+    assert [prediction.previous_stamp_ns is None for prediction in predictions] == [True, True, True, True, False]
+    assert all(prediction.T_previous_current is None for prediction in predictions[:4])
+    assert predictions[4].T_previous_current is not None

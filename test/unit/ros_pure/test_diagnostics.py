@@ -97,6 +97,24 @@ def test_a_scale_that_was_asked_for_and_is_not_known_is_a_warning(statistics):
     assert (level, text) == (WARN, "running without a scale: no ground is seen")
 
 
+def test_networks_that_do_not_come_back_are_a_warning(statistics):
+    statistics.receive()
+    assert assess(statistics.snapshot(), "active", 5.0, busy_s=4.0) == (OK, "warming up")
+    level, text = assess(statistics.snapshot(), "active", 5.0, busy_s=12.0)
+    assert level == WARN
+    assert "not come back for 12 s" in text
+    assert assess(statistics.snapshot(), "inactive", 5.0, busy_s=12.0) == (OK, "inactive")
+
+
+def test_what_is_lost_on_the_way_is_counted_and_nothing_else(statistics):
+    statistics.receive()
+    statistics.lose(2)
+    statistics.lose(3)
+    snapshot = statistics.snapshot()
+    assert (snapshot.lost_before_arrival, snapshot.received, snapshot.pending) == (5, 1, 1)
+    assert dict(snapshot.rows())["lost_before_arrival"] == "5"
+
+
 def test_the_summary_is_of_the_last_seconds(statistics, clock):
     def summary():
         return assess(statistics.snapshot(), "active", 5.0)

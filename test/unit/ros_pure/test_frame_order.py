@@ -8,9 +8,9 @@ import time
 import pytest
 
 from coopnet_ros.notifier import Notifier
-from coopnet_ros.sequence import Arrival, ArrivalOrder, Link, classify_arrival, classify_link
-from coopnet_ros.silence import Endpoint, explain_silence
-from coopnet_ros.worker import Worker
+from coopnet_ros.sequence import Arrival, ArrivalOrder, Companions, Link, classify_arrival, classify_link
+from coopnet_ros.silence import Endpoint, explain_clock, explain_silence
+from coopnet_ros.worker import Worker, run_in_thread
 
 SECOND = 1_000_000_000
 IMAGE = "sensor_msgs/msg/Image"
@@ -133,6 +133,75 @@ def test_the_worker_outlives_an_error_and_runs_tasks_in_its_thread():
     assert str(failures[0]) == "broken"
     worker.stop()
     assert worker.submit(lambda: 1).cancelled()
+
+
+def test_a_worker_that_does_not_come_back_can_be_left():
+    begun, gate = threading.Event(), threading.Event()
+
+    def handle(item):
+        begun.set()
+        gate.wait(10)
+
+    worker = Worker(handle, lambda error: None)
+    assert worker.busy_s == 0
+    worker.offer(1)
+    assert begun.wait(5)
+    first, second = worker.submit(lambda: 1), worker.submit(lambda: 2)
+    worker.cancel_tasks()
+    assert first.cancelled()
+    assert second.cancelled()
+    third = worker.submit(lambda: 3)
+    assert worker.busy_s > 0
+    assert not worker.stop(timeout_s=0.01)
+    assert worker.is_alive
+    assert third.cancelled()
+    gate.set()
+    assert worker.stop(timeout_s=10)
+    assert not worker.is_alive
+    assert worker.busy_s == 0
+
+
+def test_a_task_in_a_thread_of_its_own_hands_over_what_it_returns_or_raises():
+    assert run_in_thread(lambda: threading.current_thread().name, "apart").result(5) == "apart"
+    with pytest.raises(KeyError):
+        run_in_thread(lambda: {}["missing"], "apart").result(5)
+
+
+def test_a_companion_is_found_by_its_stamp_and_the_oldest_is_forgotten():
+    companions: Companions[int] = Companions()
+    for stamp in range(1, Companions.KEPT + 2):
+        companions.add(stamp, 10 * stamp)
+    assert companions.at(1) is None
+    assert [companions.at(stamp) for stamp in (2, 5, Companions.KEPT + 1)] == [20, 50, 10 * (Companions.KEPT + 1)]
+    companions.add(2, 21)
+    companions.add(100, 1000)
+    assert companions.at(2) == 21, "added again, it is new"
+    assert companions.at(3) is None
+    companions.clear()
+    assert companions.at(2) is None
+
+
+def test_a_companion_is_waited_for_where_the_image_before_had_one(monkeypatch):
+    companions: Companions[int] = Companions()
+    monkeypatch.setattr(Companions, "PATIENCE_S", 10.0)
+    assert companions.of_image(1) is None  # at once: nothing is known of their stamps
+    companions.add(1, 10)  # too late for its image, but there is one for each
+    threading.Timer(0.02, lambda: companions.add(2, 20)).start()
+    assert companions.of_image(2) == 20
+    companions.add(3, 30)
+    assert companions.of_image(3) == 30
+    monkeypatch.setattr(Companions, "PATIENCE_S", 0.001)
+    assert companions.of_image(4) is None
+    monkeypatch.setattr(Companions, "PATIENCE_S", 1000.0)
+    assert companions.of_image(5) is None  # at once again: they have ceased to come
+
+
+def test_a_clock_that_is_silent_is_explained():
+    text = explain_clock(5.0, [])
+    assert "/clock for 5 s: it has no publisher" in text
+    assert "--clock" in text
+    assert "set use_sim_time to false" in text
+    assert "/b, /c publishes it, but nothing arrives" in explain_clock(5.0, ["/c", "/b"])
 
 
 def judge(order: ArrivalOrder, *stamps: float) -> list[Arrival]:

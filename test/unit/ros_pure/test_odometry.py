@@ -313,3 +313,81 @@ def test_one_stamp_in_the_future_leaves_no_variance_behind():
     estimates = [one.advance(4 * second, 3 * second, forward) for one in (integrator, undisturbed)]
     assert estimates[0].position_variance == pytest.approx(estimates[1].position_variance)
     assert 1.0 < estimates[0].position_variance < 2.0
+
+
+def _walk_with_covariance(covariances, motions, **options):
+    integrator = PoseIntegrator(MotionNoise(1e-6, 1e-6, 1e-6), **options)
+    integrator.start(0)
+    for index, (motion, covariance) in enumerate(zip(motions, covariances, strict=True)):
+        estimate = integrator.advance((index + 1) * SECOND, index * SECOND, motion, covariance)
+    return integrator, estimate
+
+
+def test_the_covariance_of_the_path_is_that_of_many_disturbed_paths():
+    """A curve with a mounted camera: sample covariances of position and rotation of the robot against the published."""
+    rng = np.random.default_rng(0)
+    mounted = transform((0.4, -0.1, 1.2), (-0.5, 0.5, -0.5, 0.5))
+    motions = [exponential(np.array([0.02, 0.01, 1.0, 0.0, 0.08, 0.01]))] * 15
+    deviations = np.array([0.01, 0.004, 0.03, 0.002, 0.005, 0.003])
+    mixed = np.eye(6) + 0.3 * rng.normal(size=(6, 6))
+    root = np.diag(deviations) @ mixed
+    covariance = root @ root.T
+    _, estimate = _walk_with_covariance([covariance] * 15, motions)
+    robot = in_robot_frame(estimate, mounted)
+    errors, twists = [], []
+    for _ in range(3000):
+        pose = np.eye(4)
+        for motion in motions:
+            disturbed = odometry.exponential(root @ rng.normal(size=6)) @ motion
+            pose = pose @ disturbed
+        true = mounted @ pose @ inverse(mounted)
+        errors.append(
+            np.concatenate([true[:3, 3] - robot.pose[:3, 3], rotation_vector(true[:3, :3] @ robot.pose[:3, :3].T)])
+        )
+        twists.append(logarithm(mounted @ disturbed @ inverse(mounted)) - robot.twist)
+    for found, said in ((errors, robot.pose_covariance()), (twists, robot.twist_covariance())):
+        sampled, said = np.cov(np.array(found).T), np.array(said).reshape(6, 6)
+        scale = np.sqrt(np.outer(np.diag(said), np.diag(said)))
+        np.testing.assert_allclose(sampled / scale, said / scale, atol=0.12)
+
+
+def test_a_wrong_heading_puts_the_end_of_a_long_straight_aside():
+    heading = np.diag([0, 0, 0, 0, 0.01**2, 0])  # about the optical y: left and right
+    straight = transform((0, 0, 5), (0, 0, 0, 1))
+    _, estimate = _walk_with_covariance([heading] + [np.zeros((6, 6))] * 19, [straight] * 20)
+    robot = in_robot_frame(estimate, OPTICAL)
+    covariance = np.array(robot.pose_covariance()).reshape(6, 6)
+    assert np.sqrt(covariance[1, 1]) == pytest.approx(0.01 * 100, rel=0.01)  # y of the robot, after 100 m
+    assert np.sqrt(covariance[0, 0]) < 1e-4
+    assert covariance[1, 5] == pytest.approx(100 * 0.01**2, rel=0.01)
+
+
+def test_standing_makes_the_pose_no_less_certain():
+    integrator = PoseIntegrator()
+    integrator.start(0)
+    before = integrator.advance(SECOND, 0, transform((0, 0, 1), (0, 0, 0, 1)), 1e-6 * np.eye(6))
+    for index in range(1, 1000):
+        after = integrator.advance((index + 1) * SECOND, index * SECOND, np.eye(4), np.zeros((6, 6)))
+    np.testing.assert_allclose(after.pose_covariance(), before.pose_covariance())
+    assert np.diag(np.reshape(after.twist_covariance(), (6, 6))).min() > 0
+
+
+def test_a_motion_that_began_earlier_is_slower():
+    integrator = PoseIntegrator()
+    integrator.start(0)
+    for index in range(1, 4):
+        integrator.advance(index * SECOND, (index - 1) * SECOND, np.eye(4))
+    estimate = integrator.advance(4 * SECOND, 3 * SECOND, transform((0, 0, 2), (0, 0, 0, 1)), since_ns=0)
+    assert not estimate.lost
+    np.testing.assert_allclose(estimate.twist, [0, 0, 0.5, 0, 0, 0])
+
+
+def test_the_first_scale_multiplies_the_covariance_of_the_networks():
+    integrator, relative = _walk_with_covariance([1e-4 * np.eye(6)], [transform((0, 0, 1), (0, 0, 0, 1))], metric=False)
+    integrator.use_scale(3.0)
+    metric = integrator.advance(2 * SECOND, SECOND, transform((0, 0, 1), (0, 0, 0, 1)), 1e-4 * np.eye(6))
+    # both motions in metres: the second as the first, seen from where the first ended, 3 m ahead
+    one = np.diag([9e-4] * 3 + [1e-4] * 3)
+    seen = adjoint(transform((0, 0, 3), (0, 0, 0, 1)))
+    np.testing.assert_allclose(metric.pose_uncertainty, one + seen @ one @ seen.T)
+    assert relative.position_variance == UNKNOWN_VARIANCE

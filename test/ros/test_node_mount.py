@@ -1,0 +1,419 @@
+"""Where the node takes the mounting of the camera from, and what it broadcasts on /tf."""
+
+from __future__ import annotations
+
+import types
+
+import numpy as np
+import pytest
+from lifecycle_msgs.msg import Transition
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from ros import rig_tf
+from ros.rig import CAMERA, SECOND, StubPredictor, shift, turn
+from ros.rig_tf import stamped
+from ros.test_node_events import adds_up
+from ros.test_node_life import change, state
+
+from coopnet_core.errors import UsageError
+from coopnet_ros import mount
+from coopnet_ros.messages import header_at
+from coopnet_ros.mount import LOOK_EVERY_S, LOOK_FIRST_EVERY_S, CameraMount
+from coopnet_ros.odometry import inverse, scaled, transform
+
+AHEAD = transform((1.0, 0.0, 1.5), (-0.5, 0.5, -0.5, 0.5))
+BEHIND = transform((-1.0, 0.2, 1.0), (-0.5, -0.5, 0.5, 0.5))
+_AHEAD_IN_WORDS = "translation (1, 0, 1.5), rotation (-0.5, 0.5, -0.5, 0.5)"
+_BEHIND_IN_WORDS = "translation (-1, 0.2, 1), rotation (-0.5, -0.5, 0.5, 0.5)"
+FRAME = "camera_optical_frame"
+MOTION = shift(0.1, 0.0, 0.5) @ turn("y", 10)
+"""Of the camera, from image to image."""
+
+
+def pose_of(odometry) -> np.ndarray:
+    p, q = odometry.pose.pose.position, odometry.pose.pose.orientation
+    return transform((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
+
+
+def after(steps: int, T_base_camera: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """The robot's motion in so many steps of a camera that is mounted so."""
+    return T_base_camera @ np.linalg.matrix_power(scaled(MOTION, scale), steps) @ inverse(T_base_camera)
+
+
+class Ears:
+    """A CameraMount that hears TF, without a node, at a time of the test's own."""
+
+    def __init__(self, monkeypatch, source: str, fallback: np.ndarray = AHEAD, timeout_s: float = 5.0):
+        rig_tf.install(monkeypatch)
+        self.now = 100.0
+        self.said = []
+        node = types.SimpleNamespace(create_subscription=lambda *_, **__: None, destroy_subscription=lambda _: None)
+        self.mount = CameraMount(
+            node, source, "base_link", fallback, timeout_s, self.said.append, clock=lambda: self.now
+        )
+        self.buffer = self.mount._buffer
+
+    def hear(self, T: np.ndarray, child: str = FRAME) -> None:
+        self.buffer.set_transform_static(stamped(T, child), "test")
+
+    def ask(self, seconds: float = 0.0, frame: str = FRAME, aloud: bool = True) -> np.ndarray | None:
+        """Ask after this time."""
+        self.now += seconds
+        return self.mount.transform_to(frame, aloud)
+
+
+def test_each_camera_frame_has_its_own_mounting(monkeypatch):
+    ears = Ears(monkeypatch, "tf")
+    ears.hear(AHEAD, "front")
+    np.testing.assert_allclose(ears.ask(frame="front"), AHEAD, atol=1e-12)
+    assert ears.mount.state == "tf"
+    assert ears.ask(frame="rear") is None
+    assert ears.mount.state == "waiting"
+    ears.hear(BEHIND, "rear")
+    np.testing.assert_allclose(ears.ask(LOOK_FIRST_EVERY_S, frame="rear"), BEHIND, atol=1e-12)
+    np.testing.assert_allclose(ears.ask(frame="front"), AHEAD, atol=1e-12)
+    assert ears.said == []
+
+
+def test_tf_is_looked_at_now_and_then_and_not_with_every_image(monkeypatch):
+    ears = Ears(monkeypatch, "tf")
+    for _ in range(50):
+        ears.ask(0.02)
+    assert len(ears.buffer.lookups) == pytest.approx(1.0 / LOOK_FIRST_EVERY_S, abs=2)
+    ears.hear(AHEAD)
+    first = ears.ask(LOOK_FIRST_EVERY_S)
+    ears.buffer.lookups.clear()
+    assert all(ears.ask(0.01) is first for _ in range(1000))
+    assert len(ears.buffer.lookups) == pytest.approx(10.0 / LOOK_EVERY_S, abs=1)
+
+
+def test_auto_waits_then_takes_the_parameters_and_tf_takes_over_when_it_comes(monkeypatch):
+    ears = Ears(monkeypatch, "auto", timeout_s=5.0)
+    assert ears.ask() is None
+    assert ears.ask(5.0) is None
+    assert (ears.mount.state, ears.said) == ("waiting", [])
+    np.testing.assert_array_equal(ears.ask(0.2), AHEAD)
+    assert ears.mount.state == "parameters"
+    assert len(ears.said) == 1
+    for words in ("TF has no base_link -> camera_optical_frame", "does not exist)", "base_to_camera.translation"):
+        assert words in ears.said[0]
+    for _ in range(20):
+        np.testing.assert_array_equal(ears.ask(1.0), AHEAD)
+    ears.hear(BEHIND)
+    np.testing.assert_allclose(ears.ask(LOOK_EVERY_S), BEHIND, atol=1e-12)
+    assert ears.mount.state == "tf"
+    assert len(ears.said) == 2
+    for words in ("takes over", _BEHIND_IN_WORDS, _AHEAD_IN_WORDS):
+        assert words in ears.said[1]
+    ears.ask(10.0)
+    assert len(ears.said) == 2
+
+
+def test_tf_that_says_the_same_as_the_parameters_takes_over_without_a_word(monkeypatch):
+    ears = Ears(monkeypatch, "auto", timeout_s=0.0)
+    ears.ask()
+    ears.ask(0.2)
+    ears.hear(AHEAD @ shift(0.0, 0.0, 1e-4))
+    ears.ask(LOOK_EVERY_S)
+    assert ears.mount.state == "tf"
+    assert len(ears.said) == 1
+
+
+def test_a_mounting_that_changes_in_tf_is_followed_and_said_once(monkeypatch):
+    ears = Ears(monkeypatch, "tf")
+    ears.hear(AHEAD)
+    ears.ask()
+    for index in range(1, 4):
+        ears.hear(AHEAD @ turn("y", 10.0 * index))
+        np.testing.assert_allclose(ears.ask(LOOK_EVERY_S), AHEAD @ turn("y", 10.0 * index), atol=1e-12)
+    assert len(ears.said) == 1
+    assert "TF has changed base_link -> camera_optical_frame" in ears.said[0]
+
+
+def test_what_tf_had_is_kept_while_it_has_nothing_usable(monkeypatch):
+    ears = Ears(monkeypatch, "auto", fallback=BEHIND, timeout_s=0.0)
+    ears.hear(AHEAD)
+    ears.ask()
+    ears.buffer.links.clear()
+    np.testing.assert_allclose(ears.ask(10.0), AHEAD, atol=1e-12)
+    broken = stamped(AHEAD)
+    for axis in "xyzw":
+        setattr(broken.transform.rotation, axis, 0.0)
+    ears.buffer.set_transform(broken, "test")
+    np.testing.assert_allclose(ears.ask(10.0), AHEAD, atol=1e-12)
+    assert (len(ears.said), ears.mount.state) == (1, "tf")
+    assert "What was known before is kept" in ears.said[0]
+
+
+def test_nothing_is_said_to_whom_does_not_need_the_mounting(monkeypatch):
+    ears = Ears(monkeypatch, "auto", timeout_s=1.0)
+    ears.ask(aloud=False)
+    np.testing.assert_array_equal(ears.ask(2.0, aloud=False), AHEAD)
+    assert ears.said == []
+    ears.ask(LOOK_EVERY_S)
+    assert len(ears.said) == 1
+    silent = Ears(monkeypatch, "auto", timeout_s=1.0)
+    silent.ask(aloud=False)
+    silent.ask(2.0, aloud=False)
+    silent.hear(BEHIND)
+    np.testing.assert_allclose(silent.ask(LOOK_EVERY_S), BEHIND, atol=1e-12)
+    assert silent.said == []
+
+
+def test_frame_ids_that_change_with_every_image_do_not_fill_the_memory(monkeypatch):
+    ears = Ears(monkeypatch, "tf")
+    for index in range(1000):
+        ears.ask(frame=f"camera_{index}")
+    assert len(ears.mount._mountings) < 100
+
+
+# ---------------------------------------------------------------------- the node
+
+
+@pytest.fixture
+def tf(monkeypatch):
+    """The stand-in for tf2_ros; whatever is heard is looked at with the next image."""
+    monkeypatch.setattr(mount, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(mount, "LOOK_FIRST_EVERY_S", 0.0)
+    return rig_tf.install(monkeypatch)
+
+
+class Robot:
+    """What publishes /tf_static, and sends images of one or more cameras."""
+
+    def __init__(self, rig):
+        self.rig = rig
+        self.publisher = rig.peer.create_publisher(rig_tf.TransformStamped, "/tf_static", rig_tf.latched())
+        self.index = 0
+
+    def tell(self, T: np.ndarray, child: str = FRAME, message=None) -> None:
+        """Publish a mounting, and wait until the node has heard it."""
+        message = message or stamped(T, child)
+        self.publisher.publish(message)
+        links = self.rig.node._mount._buffer.links
+        self.rig.wait(lambda: links.get(("base_link", child)) == message, "the transform")
+
+    def send(self, frame: str = FRAME) -> int:
+        self.index += 1
+        stamp_ns = self.index * SECOND // 10
+        return self.rig.send(0.0, header=header_at(stamp_ns, frame))
+
+    def pose(self, frame: str = FRAME) -> np.ndarray:
+        """Of the next image."""
+        return pose_of(self.rig.get("odom", self.send(frame)))
+
+
+def on_robot(make_rig, **parameters) -> Robot:
+    return Robot(make_rig(StubPredictor(motion=MOTION), topics=["odom"], **parameters))
+
+
+def same(pose: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(pose, expected, atol=1e-9)
+
+
+def test_odometry_waits_for_tf_and_then_has_the_whole_path(make_rig, tf):
+    robot = on_robot(make_rig)
+    robot.send()
+    robot.send()
+    assert robot.rig.status()["mount"] == "waiting"
+    assert robot.rig.received["odom"] == []
+    robot.tell(BEHIND)
+    same(robot.pose(), after(2, BEHIND))
+    assert robot.rig.status()["mount"] == "tf"
+
+
+def test_the_pose_goes_on_where_tf_takes_over_from_the_parameters(make_rig, tf, monkeypatch):
+    rig = make_rig(
+        StubPredictor(motion=MOTION),
+        start=False,
+        base_to_camera__timeout=0.0,
+        base_to_camera__translation=BEHIND[:3, 3].tolist(),
+        base_to_camera__rotation=[-0.5, -0.5, 0.5, 0.5],
+    )
+    said = []
+    monkeypatch.setattr(rig.node.get_logger(), "warning", said.append)
+    assert rig.node.start()
+    rig.listen("odom")
+    rig.wait(lambda: rig.images.get_subscription_count() and rig.infos.get_subscription_count())
+    rig.wait(lambda: rig.node._outputs.is_wanted("~/odom"))
+    rig.send_info(CAMERA)
+    robot = Robot(rig)
+    robot.send()
+    same(robot.pose(), after(1, BEHIND))
+    assert rig.status()["mount"] == "parameters"
+    robot.tell(AHEAD)
+    same(robot.pose(), after(1, BEHIND) @ after(1, AHEAD))
+    robot.tell(AHEAD @ turn("x", 20))
+    same(robot.pose(), after(1, BEHIND) @ after(1, AHEAD) @ after(1, AHEAD @ turn("x", 20)))
+    assert [("taken from the parameters" in text, "takes over" in text, "TF has changed" in text) for text in said] == [
+        (True, False, False),
+        (False, True, False),
+        (False, False, True),
+    ]
+    assert adds_up(rig)
+
+
+def test_images_of_another_camera_are_no_pair_and_have_their_own_mounting(make_rig, tf, warnings):
+    robot = on_robot(make_rig)
+    robot.tell(AHEAD, "front")
+    robot.tell(BEHIND, "rear")
+    robot.send("front")
+    same(robot.pose("front"), after(1, AHEAD))
+    same(robot.pose("rear"), after(1, AHEAD))
+    same(robot.pose("rear"), after(1, AHEAD) @ after(1, BEHIND))
+    assert len([text for text in warnings if "changed from 'front' to 'rear'" in text]) == 1
+    assert robot.rig.received["odom"][-2].pose.covariance[0] == 9999.0
+    assert adds_up(robot.rig)
+
+
+def test_metres_that_come_after_a_change_of_camera_multiply_the_whole_path(make_rig, tf):
+    robot = Robot(make_rig(StubPredictor(motion=MOTION, metric=False), topics=["odom"]))
+    robot.tell(AHEAD, "front")
+    robot.tell(BEHIND, "rear")
+    for frame in ("front", "front", "rear"):
+        robot.pose(frame)
+    assert robot.rig.status()["metric"] == "false"
+    robot.rig.node.set_parameters([Parameter("scale", value=0.5), Parameter("scale_source", value="fixed")])
+    same(robot.pose("rear"), after(1, AHEAD, 0.5) @ after(1, BEHIND, 0.5))
+
+
+def test_a_path_that_nobody_listened_to_is_of_the_camera_that_made_it(make_rig, tf):
+    robot = Robot(make_rig(StubPredictor(motion=MOTION)))
+    robot.tell(AHEAD, "front")
+    robot.tell(BEHIND, "rear")
+    for frame in ("front", "front", "rear", "rear"):
+        robot.send(frame)
+    robot.rig.listen("odom")
+    robot.rig.wait(lambda: robot.rig.node._outputs.is_wanted("~/odom"))
+    same(robot.pose("rear"), after(1, AHEAD) @ after(2, BEHIND))
+
+
+def test_the_mounting_is_asked_for_once_per_image(make_rig, tf, monkeypatch):
+    asked = []
+    ask = CameraMount.transform_to
+    monkeypatch.setattr(
+        CameraMount, "transform_to", lambda self, frame, aloud=True: (asked.append(aloud), ask(self, frame, aloud))[1]
+    )
+    robot = on_robot(make_rig, scale_source="camera_height")
+    robot.tell(AHEAD)
+    for _ in range(3):
+        robot.pose()
+    assert asked == [True] * 3
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"rotation": (0.0, 0.0, 0.0, 0.0)}, {"rotation": (0.0, np.nan, 0.0, 1.0)}, {"translation": (np.inf, 0.0, 0.0)}],
+)
+def test_a_mounting_from_tf_that_is_none_costs_no_depth(make_rig, tf, monkeypatch, broken):
+    message = stamped(np.eye(4))
+    for part, values in broken.items():
+        for axis, value in zip("xyzw", values, strict=False):
+            setattr(getattr(message.transform, part), axis, value)
+    said = []
+    rig = make_rig(start=False, base_to_camera__source="tf", base_to_camera__timeout=0.0)
+    monkeypatch.setattr(rig.node.get_logger(), "warning", said.append)
+    assert rig.node.start()
+    for name in ("depth/image", "odom"):
+        rig.listen(name)
+    rig.wait(lambda: rig.images.get_subscription_count() and rig.infos.get_subscription_count())
+    rig.wait(lambda: all(rig.node._outputs.is_wanted(f"~/{name}") for name in ("depth/image", "odom")))
+    rig.send_info(CAMERA)
+    robot = Robot(rig)
+    rig.node._mount._buffer.set_transform(message, "test")
+    for stamp in [robot.send(), robot.send()]:
+        rig.get("depth/image", stamp)
+    assert rig.received["odom"] == []
+    assert rig.counts.processed == 2
+    assert len([text for text in said if "base_link -> camera_optical_frame" in text and "w = 1" in text]) == 1
+    robot.tell(AHEAD)
+    robot.pose()
+    assert adds_up(rig)
+
+
+def test_a_mounting_from_tf_that_stays_none_gives_way_to_the_parameters(make_rig, tf):
+    robot = on_robot(make_rig, base_to_camera__source="auto", base_to_camera__timeout=0.0)
+    message = stamped(np.eye(4))
+    message.transform.rotation.w = 0.0
+    robot.rig.node._mount._buffer.set_transform(message, "test")
+    robot.send()
+    robot.pose()
+    assert robot.rig.status()["mount"] == "parameters"
+    assert adds_up(robot.rig)
+
+
+def test_without_tf2_the_mounting_comes_from_parameters_and_it_is_said_once(make_rig, monkeypatch):
+    monkeypatch.setattr(mount, "import_tf2_ros", lambda: None)
+    said = []
+    rig = make_rig(start=False, publish_tf=True)
+    monkeypatch.setattr(rig.node.get_logger(), "warning", said.append)
+    assert rig.node.start()
+    assert len([text for text in said if "base_to_camera.translation" in text]) == 1
+    assert len([text for text in said if "publish_tf" in text]) == 1
+    assert rig.status()["mount"] == "parameters"
+
+
+def test_tf_that_is_demanded_and_not_installed_is_refused(make_rig, monkeypatch):
+    monkeypatch.setattr(mount, "import_tf2_ros", lambda: None)
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    loads, said = [], []
+    rig = make_rig(start=False, load=lambda request: loads.append(request), base_to_camera__source="tf")
+    monkeypatch.setattr(rig.node.get_logger(), "error", said.append)
+    assert not rig.node.start()
+    assert loads == []
+    assert len(said) == 1
+    for words in ("base_to_camera.source is tf", "ros-jazzy-tf2-ros", "parameters or auto"):
+        assert words in said[0]
+    assert rig.node._outputs is None
+    assert state(rig) == "unconfigured"
+
+
+def test_configuring_again_leaves_no_listener_and_no_broadcaster_behind(make_rig, tf):
+    rig = make_rig(start=False, autostart=False, publish_tf=True)
+
+    def on_tf() -> tuple[int, int]:
+        return (
+            sum(one.topic_name in ("/tf", "/tf_static") for one in rig.node.subscriptions),
+            sum(one.topic_name == "/tf" for one in rig.node.publishers),
+        )
+
+    assert on_tf() == (0, 0)
+    for _ in range(3):
+        assert change(rig, Transition.TRANSITION_CONFIGURE)
+        assert on_tf() == (2, 1)
+        assert change(rig, Transition.TRANSITION_CLEANUP)
+        assert on_tf() == (0, 0)
+    assert change(rig, Transition.TRANSITION_CONFIGURE)
+    parts = rig.node._mount, rig.node._transforms
+    for _ in range(2):
+        for part in parts:
+            part.close()
+    assert on_tf() == (0, 0)
+
+
+def test_networks_that_cannot_be_loaded_leave_no_listener_behind(make_rig, tf):
+    def load(request):
+        raise UsageError("no such file")
+
+    rig = make_rig(start=False, load=load, publish_tf=True)
+    assert not rig.node.start()
+    assert not [one for one in rig.node.subscriptions if one.topic_name.startswith("/tf")]
+    assert not [one for one in rig.node.publishers if one.topic_name == "/tf"]
+
+
+def test_nothing_is_broadcast_while_the_node_is_inactive(make_rig, tf):
+    robot = on_robot(make_rig, publish_tf=True, base_to_camera__source="parameters")
+    robot.send()
+    last = robot.pose()
+    assert len(tf.sent) == 2
+    t, q = tf.sent[-1].transform.translation, tf.sent[-1].transform.rotation
+    same(transform((t.x, t.y, t.z), (q.x, q.y, q.z, q.w)), last)
+    robot.rig.stub.delay_s = 0.5
+    worked_on = len(robot.rig.stub.calls)
+    robot.rig.send(0.3, settle=False)
+    robot.rig.wait(lambda: len(robot.rig.stub.calls) > worked_on, "the image in the worker")
+    assert robot.rig.node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    assert robot.rig.counts.pending == 1
+    robot.rig.wait(lambda: robot.rig.counts.pending == 0, "the end of processing")
+    assert robot.rig.counts.processed == 3
+    assert len(tf.sent) == 2
