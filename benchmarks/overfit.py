@@ -98,6 +98,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=12, help="of the scene")
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--size", default="320x96")
+    parser.add_argument("--rate", type=float, default=10.0, help="images per second")
     parser.add_argument("--movers", type=float, default=0.15)
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
@@ -106,7 +107,9 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     console = Console()
     camera = Camera.from_field_of_view(*(int(side) for side in arguments.size.split("x")), 80.0)
-    scene = SceneConfig(arguments.seed, arguments.frames, camera, movers=arguments.movers, camera_moves=True, noise=0.5)
+    scene = SceneConfig(
+        arguments.seed, arguments.frames, camera, arguments.rate, movers=arguments.movers, camera_moves=True, noise=0.5
+    )
     clip = render_clip(scene)
     start = arguments.init or shipped_file("models/small_rendered.safetensors")
     stage = "[{name: overfit, share: 1.0, consistency: 0.02, sources: 1}]"

@@ -25,9 +25,11 @@ REJECT_REASONS = (
     "inference_error",
     "internal_error",
 )
-EVENTS = ("resets", "jumps", "gaps", "camera_changes")
+EVENTS = ("resets", "jumps", "gaps", "camera_changes", "lost")
 _DEGRADED_SHARE = 0.5
 """Of the images that arrived in the last seconds, rejected."""
+_LOST_IMAGES = 3
+"""In turn: a single one is a jump or a gap."""
 TIMINGS = ("decode", "infer", "publish", "total")
 
 
@@ -60,6 +62,7 @@ class Statistics:
         self._results: deque[float] = deque(maxlen=2000)
         self._timings = {name: deque(maxlen=samples) for name in TIMINGS}
         self._consecutive_errors = 0
+        self._consecutive_lost = 0
 
     def receive(self) -> None:
         """An image has arrived."""
@@ -100,6 +103,12 @@ class Statistics:
         with self._lock:
             self._events[_known(event, EVENTS)] += 1
 
+    def track(self, lost: bool) -> None:
+        """The odometry of an image: whether it could not be connected with the one before."""
+        with self._lock:
+            self._events["lost"] += lost
+            self._consecutive_lost = self._consecutive_lost + 1 if lost else 0
+
     def snapshot(self) -> Snapshot:
         """The present figures, consistent with each other."""
         with self._lock:
@@ -120,6 +129,7 @@ class Statistics:
                 seconds_since_result=now - self._results[-1] if self._results else None,
                 timings={name: percentiles(values) for name, values in self._timings.items()},
                 consecutive_errors=self._consecutive_errors,
+                consecutive_lost=self._consecutive_lost,
                 recent_arrivals=sum(now - when <= self._window_s for when in self._arrivals),
                 recent_unused=dict(recent),
             )
@@ -133,11 +143,12 @@ class Snapshot:
         received, processed, pending: numbers of images.
         lost_before_arrival: images that the middleware knows to be lost, not among those received.
         dropped, rejected: numbers of images by reason.
-        events: numbers of resets, jumps, gaps and changes of camera.
+        events: numbers of resets, jumps, gaps, changes of camera, and images at which the odometry was lost.
         input_hz, output_hz: rates over the last seconds.
         seconds_since_input, seconds_since_result: age of the last one, None before the first.
         timings: (p50, p95) in milliseconds by stage, None before the first.
         consecutive_errors: inference errors since the last result.
+        consecutive_lost: images in turn, up to the last, at which the odometry was lost.
         recent_arrivals: images received in the last seconds.
         recent_unused: numbers of images dropped or rejected in the last seconds, by reason.
     """
@@ -155,6 +166,7 @@ class Snapshot:
     seconds_since_result: float | None
     timings: dict[str, tuple[float, float] | None]
     consecutive_errors: int
+    consecutive_lost: int
     recent_arrivals: int
     recent_unused: dict[str, int]
 
@@ -222,6 +234,8 @@ def assess(
         return OK, "idle: nobody subscribes to an output"
     if snapshot.seconds_since_result is None or snapshot.seconds_since_result > no_data_timeout_s:
         return OK, "warming up"
+    if snapshot.consecutive_lost >= _LOST_IMAGES:
+        return WARN, f"odometry lost: at the last {snapshot.consecutive_lost} images the camera's motion is not known"
     if missing_scale:
         return WARN, f"running without a scale: {missing_scale}"
     return OK, "running"

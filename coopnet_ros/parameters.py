@@ -267,6 +267,21 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         read_only=True,
     ),
     ParameterSpec(
+        "max_speed",
+        0.0,
+        "Speed that the robot cannot have, m/s: a faster motion is an error of the networks, and ~/odom is lost for "
+        "that image. Judged where the scale is known; 0: no limit.",
+        minimum=0.0,
+        maximum=1e3,
+    ),
+    ParameterSpec(
+        "max_turn_rate",
+        0.0,
+        "Likewise its rate of turn, rad/s; 0: no limit.",
+        minimum=0.0,
+        maximum=1e3,
+    ),
+    ParameterSpec(
         "covariance.source",
         "networks",
         "Uncertainty of a motion: how well depth and flow agree on it (networks; needs refine static or all), beside "

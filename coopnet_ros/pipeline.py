@@ -11,7 +11,15 @@ from coopnet_core.errors import CoopnetError
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.prediction import MOTION, Prediction, Predictor
 from coopnet_ros.diagnostics import Statistics
-from coopnet_ros.odometry import MotionNoise, OdometryEstimate, PoseIntegrator, is_rigid, scaled, scaled_covariance
+from coopnet_ros.odometry import (
+    MotionNoise,
+    OdometryEstimate,
+    PoseIntegrator,
+    is_rigid,
+    rotation_vector,
+    scaled,
+    scaled_covariance,
+)
 from coopnet_ros.scale import ScaleSettings, ScaleState, make_estimator
 from coopnet_ros.sequence import Link, classify_link, seconds
 from coopnet_ros.wheel_odometry import WheelPoses
@@ -20,6 +28,10 @@ _LOAD_OTHERS = "Load other networks: the parameter checkpoint, then the service 
 _NOT_RIGID = (
     "The motion that the networks return is not rigid, finite numbers and a rotation were expected: ~/odom is lost for "
     f"this image. {_LOAD_OTHERS}"
+)
+_NO_MOTION = (
+    "The camera's motion cannot be told, ~/odom is lost: the images show too little texture. A covered lens, darkness, "
+    "a blank wall? It goes on by itself when there is something to see."
 )
 
 
@@ -41,6 +53,8 @@ class PipelineSettings:
         scale: where the metre comes from.
         max_depth_m: metric depth beyond this becomes `far_value`; 0: no limit.
         far_value: NaN or infinity.
+        max_speed_mps, max_turn_rate_radps: a motion that is faster is none; 0: no limit. The speed is judged where the
+            scale is known.
         noise: standard deviations of the motion.
         networks_covariance: add up what the networks say of their own motions, where they do.
     """
@@ -49,6 +63,8 @@ class PipelineSettings:
     scale: ScaleSettings = field(default_factory=ScaleSettings)
     max_depth_m: float = 0.0
     far_value: float = float("nan")
+    max_speed_mps: float = 0.0
+    max_turn_rate_radps: float = 0.0
     noise: MotionNoise = field(default_factory=MotionNoise)
     networks_covariance: bool = True
 
@@ -104,6 +120,7 @@ class Pipeline:
         self._epoch = 0
         self._camera: Camera | None = None
         self._started = False
+        self._metres_per_unit: float | None = None
 
     def replace_predictor(self, predictor: Predictor) -> None:
         """Go on with other networks; the pose is kept. Their unit is another: the scale is estimated anew."""
@@ -142,18 +159,43 @@ class Pipeline:
             link = Link.JUMP
         notices = self._prepare(frame, link, changed)
         prediction = self._predict(frame, outputs)
-        T = prediction.T_previous_current
-        if T is not None and not is_rigid(T):
-            notices += (("motion_not_rigid", _NOT_RIGID),)
-            prediction = replace(prediction, T_previous_current=None)
+        notice = self._motion_notice(prediction, MOTION in outputs and link is Link.PAIR and not changed)
+        if notice is not None:
+            notices += (notice,)
+            prediction = replace(prediction, T_previous_current=None, motion_covariance=None)
         self._previous_ns, self._epoch = frame.stamp_ns, epoch
         self._camera = frame.camera
         scale = self._estimator.update(prediction, T_base_camera)
         notices += self._scale_notices(scale)
+        self._metres_per_unit = scale.value
         self._integrator.use_scale(scale.value, scale.spread)
         odometry = self._integrate(prediction) if MOTION in outputs else None
+        if odometry is not None:
+            self._statistics.track(odometry.lost)
         prediction = limit_depth(apply_scale(prediction, scale.value), self.settings)
         return StepResult(prediction, scale, odometry, link, changed, notices)
+
+    def _motion_notice(self, prediction: Prediction, is_expected: bool) -> tuple[str, str] | None:
+        """Why there is no motion that can be used; None where there is one, or none is expected."""
+        T, since_ns = prediction.T_previous_current, prediction.pair_stamp_ns
+        if T is None or since_ns is None:
+            return ("no_motion", _NO_MOTION) if is_expected else None
+        if not is_rigid(T):
+            return "motion_not_rigid", _NOT_RIGID
+        interval = seconds(prediction.stamp_ns - since_ns)
+        settings = self.settings
+        turn_rate = float(np.linalg.norm(rotation_vector(T[:3, :3]))) / interval
+        speed = float(np.linalg.norm(T[:3, 3])) * (self._metres_per_unit or 0.0) / interval
+        for what, found, unit, name, limit in (
+            ("turns at", turn_rate, "rad/s", "max_turn_rate", settings.max_turn_rate_radps),
+            ("moves at", speed, "m/s", "max_speed", settings.max_speed_mps),
+        ):
+            if 0 < limit < found:
+                return "too_fast", (
+                    f"The networks say that the camera {what} {found:.3g} {unit}, more than {name}={limit:g} {unit}: "
+                    f"~/odom is lost for this image. If the robot can be that fast, raise {name}; 0 is no limit."
+                )
+        return None
 
     def _follow_scale_settings(self) -> None:
         """Another source starts without a sample."""
@@ -221,6 +263,7 @@ class Pipeline:
             check_prediction(prediction)
         except Exception as error:  # any failure of the networks is this frame's, never the node's
             self._predictor.reset()
+            self._previous_ns = None
             raise _inference_failure(error) from error
         return prediction
 

@@ -263,6 +263,8 @@ def pipeline_settings(values: Mapping[str, ParameterValue]) -> PipelineSettings:
             values["covariance.translation_floor"],
             values["covariance.rotation"],
         ),
+        max_speed_mps=values["max_speed"],
+        max_turn_rate_radps=values["max_turn_rate"],
         networks_covariance=values["covariance.source"] == "networks",
     )
 

@@ -45,6 +45,7 @@ class StubPredictor:
     warmed: list = field(default_factory=list)
     device: str = "stub"
     covariance: np.ndarray | None = None
+    sees_nothing: bool = False
     creeps: int = 0  # so many frames in turn stand still, then the motion counts from the first
     _previous_ns: int | None = None
     _still: list = field(default_factory=list)
@@ -64,10 +65,10 @@ class StubPredictor:
         previous, self._previous_ns = self._previous_ns, frame.stamp_ns
         reference, motion = self._creep(previous)
         camera = frame.camera.scaled(frame.camera.width // 2, frame.camera.height // 2).undistorted()
-        paired = previous is not None
+        paired = previous is not None and not self.sees_nothing
         return Prediction(
             stamp_ns=frame.stamp_ns,
-            previous_stamp_ns=previous,
+            previous_stamp_ns=previous if paired else None,
             camera=camera,
             image=frame.image[::2, ::2],
             depth=self.depth(camera) if DEPTH in outputs else None,

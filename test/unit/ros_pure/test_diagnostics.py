@@ -138,3 +138,18 @@ def test_the_summary_is_of_the_last_seconds(statistics, clock):
     level, text = summary()
     assert level == WARN, "a few good images among many bad ones are not 'running'"
     assert "malformed: 27" in text
+
+
+def test_odometry_that_stays_lost_is_a_warning_and_a_jump_is_none(statistics):
+    statistics.receive()
+    statistics.process(decode=1.0, infer=1.0, publish=1.0, total=3.0)
+    for _ in range(2):
+        statistics.track(lost=True)
+    assert assess(statistics.snapshot(), "active", 5.0) == (OK, "running")
+    statistics.track(lost=True)
+    level, text = assess(statistics.snapshot(), "active", 5.0)
+    assert level == WARN
+    assert "odometry lost: at the last 3 images" in text
+    statistics.track(lost=False)
+    assert assess(statistics.snapshot(), "active", 5.0) == (OK, "running")
+    assert dict(statistics.snapshot().rows())["lost"] == "3"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ros.rig_truth import CAMERA, StubPredictor, ground_depth, shift, true_depth
+from ros.rig_truth import CAMERA, StubPredictor, ground_depth, shift, true_depth, turn
 
 from coopnet_core.data.frames import Frame
 from coopnet_core.inference.prediction import ALL_OUTPUTS
@@ -93,6 +93,68 @@ def test_thousands_of_frames_with_gaps_and_jumps():
         stub.calls.clear()
     events = statistics.snapshot().events
     assert (events["gaps"], events["jumps"]) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("motion", "limits", "lost"),
+    [
+        (shift(0.0, 0.0, 0.5), {"max_speed_mps": 12.0}, False),  # 0.5 units of 2 m in 0.1 s: 10 m/s
+        (shift(0.0, 0.0, 0.5), {"max_speed_mps": 8.0}, True),
+        (turn("y", 6.0), {"max_turn_rate_radps": 1.1}, False),  # 60 degrees, 1.047 rad, per second
+        (turn("y", 6.0), {"max_turn_rate_radps": 1.0}, True),
+        (turn("y", 6.0), {"max_speed_mps": 0.1}, False),
+    ],
+)
+def test_a_motion_that_the_robot_cannot_make_is_none(motion, limits, lost):
+    stub = StubPredictor(metric=False, motion=motion)
+    pipeline, statistics = make(stub, scale=ScaleSettings("fixed", fixed=2.0), **limits)
+    pipeline.step(frame(0), ALL_OUTPUTS)
+    earlier = pipeline.step(frame(1), ALL_OUTPUTS)
+    result = pipeline.step(frame(2), ALL_OUTPUTS)
+    # the speed is known from the first frame whose scale is
+    assert earlier.odometry.lost is lost
+    assert result.odometry.lost is lost
+    assert (result.prediction.T_previous_current is None) is lost
+    assert [key for key, _ in result.notices] == ["too_fast"] * lost
+    assert statistics.snapshot().consecutive_lost == (2 if lost else 0)
+    assert np.array_equal(result.odometry.pose, np.eye(4)) is lost
+    assert result.prediction.depth is not None
+
+
+def test_the_speed_of_a_creeping_camera_is_that_of_the_whole_way():
+    stub = StubPredictor(metric=False, motion=shift(0.0, 0.0, 0.3), creeps=2)
+    pipeline, _ = make(stub, scale=ScaleSettings("fixed", fixed=1.0), max_speed_mps=1.5)  # 0.3 m in 0.3 s
+    assert not any(pipeline.step(frame(index), ALL_OUTPUTS).odometry.lost for index in range(7))
+
+
+def test_images_that_show_nothing_lose_the_odometry_and_say_why():
+    stub = StubPredictor()
+    pipeline, statistics = make(stub)
+    pipeline.step(frame(0), ALL_OUTPUTS)
+    stub.sees_nothing = True
+    results = [pipeline.step(frame(index), ALL_OUTPUTS) for index in range(1, 5)]
+    assert all(result.odometry.lost for result in results)
+    assert [[key for key, _ in result.notices] for result in results] == [["no_motion"]] * 4
+    snapshot = statistics.snapshot()
+    assert (snapshot.events["lost"], snapshot.consecutive_lost) == (4, 4)
+    stub.sees_nothing = False
+    assert not pipeline.step(frame(5), ALL_OUTPUTS).odometry.lost
+    assert statistics.snapshot().consecutive_lost == 0
+
+
+def test_an_image_without_a_pair_is_no_reason_to_speak_of_texture():
+    stub = StubPredictor()
+    pipeline, _ = make(stub, max_pair_gap_s=0.5)
+    first = pipeline.step(frame(0), ALL_OUTPUTS)
+    gap = pipeline.step(frame(20), ALL_OUTPUTS)
+    depth_only = pipeline.step(frame(21), frozenset({"depth"}))
+    stub.fails = True
+    with pytest.raises(FrameRejectedError):
+        pipeline.step(frame(22), ALL_OUTPUTS)
+    stub.fails = False
+    after_failure = pipeline.step(frame(23), ALL_OUTPUTS)
+    keys = [[key for key, _ in result.notices] for result in (first, gap, depth_only, after_failure)]
+    assert keys == [[], ["gap"], [], []]
 
 
 MOUNT = transform((0.0, 0.0, 1.2), (-0.5, 0.5, -0.5, 0.5))
