@@ -119,7 +119,7 @@ def evaluation_tables(report: Mapping[str, dict]) -> dict[str, Table]:
         "depth": ("abs_rel", "sq_rel", "rmse", "rmse_log", "silog", "a1", "a2", "a3"),
         "odometry": ("ate_7dof_m", "t_err_pct", "r_err_deg_per_100m", "t_err_short_pct",
                      "r_err_short_deg_per_100m", "rotation_deg_per_frame",
-                     "direction_deg_per_frame", "rpe_m", "scale_spread"),
+                     "direction_deg_per_frame", "rpe_m", "scale_spread", "rotation_nees"),
         "flow": ("epe", "fl_pct", "epe_image_mean", "fl_pct_image_mean"),
         "mask": ("auc", "iou_moving", "iou_static", "iou_mean"),
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 
+import cv2
 import numpy as np
 
 from coopnet_core.data.frames import Frame, FrameTruth
@@ -64,11 +65,12 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class _Pair:
-    """One predicted motion and the true poses of its two frames (None where unknown)."""
+    """One predicted motion, its covariance, and the true poses of its two frames (None where unknown)."""
 
     stamp_ns: int
     previous_stamp_ns: int
     motion: np.ndarray
+    covariance: np.ndarray | None
     pose: np.ndarray | None
     previous_pose: np.ndarray | None
 
@@ -227,6 +229,7 @@ class EvaluationSession:
                 prediction.stamp_ns,
                 prediction.previous_stamp_ns,
                 np.asarray(prediction.T_previous_current, dtype=np.float64),
+                prediction.motion_covariance,
                 truth.pose,
                 earlier,
             )
@@ -276,6 +279,7 @@ class EvaluationSession:
         )
         reasons.update({f"odometry.{key}": reason for key, reason in why.items()})
         figures |= _pair_figures(known, [pair.motion for pair in known])
+        figures["rotation_nees"] = _rotation_nees(known)
         return figures | {"frames": len(run.stamps_ns), "pairs": len(known), "runs": len(_runs(known))}
 
     def _baselines(self) -> dict[str, object]:
@@ -368,6 +372,21 @@ def _pair_figures(pairs: list[_Pair], motions: list[np.ndarray]) -> dict[str, ob
     scales = true_length[moves] / length[moves]
     figures["direction_deg_per_frame"] = float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))).mean())
     return figures | {"scale_median": float(np.median(scales)), "scale_spread": float(scales.std() / np.median(scales))}
+
+
+def _rotation_nees(pairs: list[_Pair]) -> float | None:
+    """Squared error of the rotation in units of its own covariance, per axis: 1 is honest, more is overconfident.
+
+    None where no motion has a covariance; a camera that stands is certain, and left out.
+    """
+    values = []
+    for pair in pairs:
+        if pair.covariance is None or not pair.covariance.any():
+            continue
+        true = np.linalg.inv(pair.previous_pose) @ pair.pose
+        error = cv2.Rodrigues(true[:3, :3] @ pair.motion[:3, :3].T)[0][:, 0]
+        values.append(error @ np.linalg.solve(pair.covariance[3:, 3:], error) / 3)
+    return float(np.mean(values)) if values else None
 
 
 def _improvements(figures: dict[str, dict], trivial: dict[str, dict]) -> dict[str, float | None]:

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from unit.truth_predictor import TruthPredictor
@@ -37,6 +38,24 @@ def test_perfect_prediction_on_the_recorded_grid(truth_bag):
     assert photometric["flow"] < 0.5 * photometric["identity"]
     assert photometric["rigid"] < photometric["identity"]
     assert all(value is None or value > 1 for value in report["improvement"].values())
+
+
+@pytest.mark.parametrize("claimed", [0.01, 0.005, None])
+def test_the_honesty_of_a_covariance(truth_bag, claimed):
+    """Rotations that are wrong by 0.01 rad about each axis."""
+    axis_angle = np.array([[0.01], [0.01], [0.01]])
+
+    def wrong(prediction):
+        if prediction.T_previous_current is None:
+            return prediction
+        motion = prediction.T_previous_current.copy()
+        motion[:3, :3] = cv2.Rodrigues(axis_angle)[0] @ motion[:3, :3]
+        covariance = None if claimed is None else np.diag([1.0, 1.0, 1.0] + 3 * [claimed**2])
+        return replace(prediction, T_previous_current=motion, motion_covariance=covariance)
+
+    report = evaluate_predictor(BagSelection(truth_bag), TruthPredictor(truth_bag, wrong=wrong), SEGMENTS)
+    expected = None if claimed is None else pytest.approx((0.01 / claimed) ** 2, rel=1e-3)
+    assert report["odometry"]["rotation_nees"] == expected
 
 
 def test_a_cropped_smaller_grid_costs_only_the_resampling(truth_bag):
