@@ -21,7 +21,6 @@ class TopicSpec:
         encoding: of the images published, empty for the rest.
         computed: what of `prediction.ALL_OUTPUTS` it needs; empty where nothing is computed for it.
         condition: the parameter that it depends on, empty where it is always there.
-        for_people: shown by config/coopnet.rviz and config/coopnet_foxglove.json.
     """
 
     direction: Literal["in", "out"]
@@ -31,7 +30,6 @@ class TopicSpec:
     encoding: str = ""
     computed: str = ""
     condition: str = ""
-    for_people: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ TOPICS: tuple[TopicSpec, ...] = (
         "in",
         "/tf_static",
         _TRANSFORMS,
-        "The mounting of the camera on the robot.",
+        "The mounting of the camera on the robot (and `/tf`, where parts of it are not static).",
         condition="base_to_camera.source: tf or auto",
     ),
     TopicSpec(
@@ -110,7 +108,6 @@ TOPICS: tuple[TopicSpec, ...] = (
         "The depth in colours, for people.",
         encoding="rgb8",
         computed=DEPTH,
-        for_people=True,
     ),
     TopicSpec(
         "out",
@@ -119,7 +116,6 @@ TOPICS: tuple[TopicSpec, ...] = (
         "x y z (rgb) in the camera's optical frame, metres, where the scale is known; organised: one point per pixel "
         "of the depth, NaN where there is none.",
         computed=DEPTH,
-        for_people=True,
     ),
     TopicSpec(
         "out",
@@ -127,7 +123,6 @@ TOPICS: tuple[TopicSpec, ...] = (
         _POINTS,
         "The same points where the scale is **not** known.",
         computed=DEPTH,
-        for_people=True,
     ),
     TopicSpec(
         "out",
@@ -136,7 +131,6 @@ TOPICS: tuple[TopicSpec, ...] = (
         "Pose of base_link in odom; metres, where the scale is known, else the unit of the depth and a variance of "
         "9999 (the mounting then turns the motion but adds no lever arm).",
         computed=MOTION,
-        for_people=True,
     ),
     TopicSpec(
         "out",
@@ -167,7 +161,6 @@ TOPICS: tuple[TopicSpec, ...] = (
         "The flow in colours, for people.",
         encoding="rgb8",
         computed=FLOW,
-        for_people=True,
     ),
     TopicSpec(
         "out",
@@ -176,7 +169,6 @@ TOPICS: tuple[TopicSpec, ...] = (
         "255 where something moves on its own, else 0.",
         encoding="mono8",
         computed=MASK,
-        for_people=True,
     ),
     TopicSpec(
         "out",
@@ -185,7 +177,6 @@ TOPICS: tuple[TopicSpec, ...] = (
         "Probability that the pixel moves on its own.",
         encoding="32FC1",
         computed=MASK,
-        for_people=True,
     ),
     TopicSpec(
         "out",
@@ -194,14 +185,13 @@ TOPICS: tuple[TopicSpec, ...] = (
         "How well the pixel is explained, 0 to 1.",
         encoding="32FC1",
         computed=MASK,
-        for_people=True,
     ),
     TopicSpec(
         "out",
         "/diagnostics",
         "diagnostic_msgs/msg/DiagnosticArray",
-        "Once a second: state, rates, received/processed/dropped, latencies, device, checkpoint, metric, scale (value, "
-        "spread, age, samples, source).",
+        "Once a second: state, rates, received/processed/dropped/lost, latencies, device, checkpoint, metric, "
+        "mounting, scale (value, spread, age, samples, source).",
     ),
 )
 
@@ -210,9 +200,13 @@ SERVICES: tuple[ServiceSpec, ...] = (
     ServiceSpec(
         "~/load_checkpoint",
         "std_srvs/srv/Trigger",
-        "Load the file of the parameter `checkpoint`; it is checked before it replaces the networks in use.",
+        "Load the file of the parameter `checkpoint`; it is loaded and tried while the old networks go on.",
     ),
-    ServiceSpec("~/enable", "std_srvs/srv/SetBool", "Pause (false) and go on (true)."),
+    ServiceSpec(
+        "~/enable",
+        "std_srvs/srv/SetBool",
+        "Pause (false) and go on (true) while active; a pause ends at deactivate.",
+    ),
 )
 
 _TOPIC_BY_NAME = {spec.name: spec for spec in TOPICS}

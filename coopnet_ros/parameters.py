@@ -240,7 +240,8 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         "base_to_camera.source",
         "auto",
-        "Where the mounting of the camera comes from: tf, parameters, or auto (TF if tf2_ros is installed).",
+        "Where the mounting of the camera comes from: tf (refused where tf2_ros is not installed), parameters, or auto "
+        "(TF where it is installed and has it, else parameters).",
         choices=("auto", "tf", "parameters"),
         read_only=True,
     ),
@@ -261,7 +262,8 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         "base_to_camera.timeout",
         5.0,
-        "How long to wait for TF before the parameters are used instead, seconds (source auto).",
+        "How long to wait for TF before the parameters are used instead, seconds (source auto); TF takes over when it "
+        "comes later.",
         minimum=0.0,
         maximum=3600.0,
         read_only=True,
