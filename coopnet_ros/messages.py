@@ -9,7 +9,6 @@ from collections.abc import Iterable
 import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from geometry_msgs.msg import Point, Pose, Quaternion, Twist, Vector3
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField, TimeReference
 from std_msgs.msg import Header
@@ -130,9 +129,9 @@ def camera_info_message(camera: Camera, header: Header) -> CameraInfo:
     """The CameraInfo of an undistorted image taken with this camera."""
     message = CameraInfo(header=header, width=camera.width, height=camera.height, distortion_model="plumb_bob")
     message.d = [0.0] * 5
-    message.k = camera.matrix.reshape(-1).tolist()
-    message.r = np.eye(3).reshape(-1).tolist()
-    message.p = np.hstack([camera.matrix, np.zeros((3, 1))]).reshape(-1).tolist()
+    projection = np.eye(3, 4)
+    projection[:, :3] = camera.matrix
+    message.k, message.r, message.p = camera.matrix.ravel(), np.eye(3).ravel(), projection.ravel()
     return message
 
 
@@ -171,22 +170,14 @@ def odometry_message(estimate: OdometryEstimate, stamp_ns: int, odom_frame: str,
         base_frame: the robot, frame of the twist.
     """
     message = Odometry(header=header_at(stamp_ns, odom_frame), child_frame_id=base_frame)
-    message.pose.pose = _pose(estimate.pose)
-    message.pose.covariance = estimate.pose_covariance().tolist()
-    linear, angular = estimate.twist[:3].tolist(), estimate.twist[3:].tolist()
-    message.twist.twist = Twist(linear=_vector(linear), angular=_vector(angular))
-    message.twist.covariance = estimate.twist_covariance().tolist()
+    position, turn = message.pose.pose.position, message.pose.pose.orientation
+    position.x, position.y, position.z = estimate.pose[:3, 3].tolist()
+    turn.x, turn.y, turn.z, turn.w = quaternion_from_matrix(estimate.pose[:3, :3]).tolist()
+    message.pose.covariance = estimate.pose_covariance()
+    linear, angular = message.twist.twist.linear, message.twist.twist.angular
+    linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = estimate.twist.tolist()
+    message.twist.covariance = estimate.twist_covariance()
     return message
-
-
-def _pose(T: np.ndarray) -> Pose:
-    x, y, z = T[:3, 3].tolist()
-    qx, qy, qz, qw = quaternion_from_matrix(T[:3, :3]).tolist()
-    return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
-
-
-def _vector(values: list[float]) -> Vector3:
-    return Vector3(x=values[0], y=values[1], z=values[2])
 
 
 def diagnostics_message(

@@ -174,15 +174,16 @@ class Processor:
         Raises:
             FrameRejectedError: no usable camera, or the image cannot be read or does not fit the camera.
         """
-        message, state = item.message, self._camera_of(item)
-        if state.camera is None:
-            raise FrameRejectedError(state.reason, state.text)
+        message = item.message
         try:
             image = pixels_of(message)
         except UnsupportedEncodingError as error:
             raise FrameRejectedError("unknown_encoding", str(error)) from error
         except MalformedImageError as error:
             raise FrameRejectedError("malformed", f"A malformed image is dropped. {error} {_LOOK_AT}") from error
+        state = self._camera_of(item)  # after decoding: the camera_info of this image may come meanwhile
+        if state.camera is None:
+            raise FrameRejectedError(state.reason, state.text)
         height, width = image.shape[:2]
         if (width, height) != (state.camera.width, state.camera.height):
             raise FrameRejectedError(

@@ -1,14 +1,18 @@
+import colorsys
 import json
+import math
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from coopnet_core.cotraining.metrics_file import read_metrics
 from coopnet_core.data.frames import FrameTruth
 from coopnet_core.errors import NoUsableDataError, UsageError
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.prediction import Prediction
-from coopnet_core.plots import plot_curves, plot_trajectory, read_metrics
+from coopnet_core.plots import plot_curves, plot_trajectory
 from coopnet_core.visualization import (
     depth_range,
     depth_to_color,
@@ -80,6 +84,53 @@ def test_half_the_flow_is_half_as_saturated_and_too_long_is_darker():
     colors = flow_to_color(np.array([[[5.0, 0], [10, 0], [30, 0]]]), 10.0)[0]
     assert colors[0].tolist() == [255, 128, 128]
     assert colors[2].tolist() == [191, 0, 0]
+
+
+MISSING = [np.nan, np.inf, -np.inf]
+
+
+def with_missing(values, missing):
+    """A tenth of the values replaced."""
+    generator = np.random.default_rng(1)
+    holes = generator.uniform(size=values.shape) < 0.1
+    values[holes] = generator.choice(missing, holes.sum())
+    return values
+
+
+def test_every_depth_has_the_colour_of_its_inverse():
+    near, far = 0.5, 80.0
+    depth = with_missing(np.exp(np.random.default_rng(0).uniform(-2, 6, (30, 40))), [*MISSING, 0.0, -1.0])
+    magma = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_MAGMA)[:, 0, ::-1].tolist()
+    colors = depth_to_color(depth, near, far)
+    for value, color in zip(depth.ravel().tolist(), colors.reshape(-1, 3).tolist(), strict=True):
+        if not (math.isfinite(value) and value > 0):
+            assert color == [0, 0, 0]
+            continue
+        share = (1 / min(max(value, near), far) - 1 / far) / (1 / near - 1 / far)
+        level = 255 * (0.05 + 0.95 * share)
+        assert color in [magma[round(level + shift)] for shift in (-1e-3, 1e-3)]  # float32 may round to the other side
+
+
+def test_every_flow_has_the_colour_of_the_wheel():
+    max_px = 7.3
+    generator = np.random.default_rng(0)
+    flow = generator.normal(0, 1, (30, 40, 2)) * np.exp(generator.uniform(-5, 4, (30, 40, 1)))
+    colors = flow_to_color(with_missing(flow, MISSING), max_px)
+    for (u, v), color in zip(flow.reshape(-1, 2).tolist(), colors.reshape(-1, 3).tolist(), strict=True):
+        if not (math.isfinite(u) and math.isfinite(v)):
+            assert color == [0, 0, 0]
+            continue
+        length = math.hypot(u, v) / max_px
+        turn = math.atan2(v, u) / (2 * math.pi)
+        expected = colorsys.hsv_to_rgb(turn % 1, min(length, 1), 0.75 if length > 1 else 1)
+        # OpenCV's angle is good to 0.3 degrees, a grey level of a saturated colour is 0.24
+        np.testing.assert_allclose(color, 255 * np.array(expected), atol=2)
+
+
+def test_views_are_coloured_like_copies():
+    flow, depth = prediction().flow[:, ::-1], prediction().depth.T
+    np.testing.assert_array_equal(flow_to_color(flow, 5.0), flow_to_color(flow.copy(), 5.0))
+    np.testing.assert_array_equal(depth_to_color(depth, 1.0, 50.0), depth_to_color(depth.copy(), 1.0, 50.0))
 
 
 def test_errors_get_brighter():
