@@ -39,7 +39,7 @@ def checkpoint(bag, tmp_path, monkeypatch):
     """A file that stands for networks which know the truth."""
     from coopnet_core.inference import stream
 
-    monkeypatch.setattr(stream, "StreamPredictor", lambda path, device: TruthPredictor(bag))
+    monkeypatch.setattr(stream, "StreamPredictor", lambda path, device, refine: TruthPredictor(bag))
     return tmp_path / "truth.safetensors"
 
 
