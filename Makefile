@@ -4,9 +4,12 @@
 #   make demo BAG=/path/to/bag   the same with your own recording
 #   make demo SCRATCH=1          the same without the shipped weights (a cold start: expect little in minutes)
 #   make test                    environment, colcon build, colcon test, test-result
+#   make reference-weights       training of the shipped weights: 8 minutes of it (SLICE_MINUTES=8), with everything saved;
+#                                the next call goes on, and INSTALL=1 lets the finished weights replace those in models/
 #
 # Variables: PYTHON=python3.12 (interpreter), TORCH_INDEX=https://download.pytorch.org/whl/cpu (a torch without CUDA
-# where no GPU is: saves gigabytes), SEED=0, OUTPUT=out/demo, DEMO_ARGS="..." and PYTEST_ARGS="..." (handed on).
+# where no GPU is: saves gigabytes), SEED=0, OUTPUT=out/demo, DEMO_ARGS="...", TRAIN_ARGS="..."
+# and PYTEST_ARGS="..." (handed on).
 # pip's own variables (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) are honoured.
 
 SHELL := /bin/bash
@@ -23,12 +26,15 @@ OUTPUT ?= out/demo
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SLICE_MINUTES ?= 8
+INSTALL ?=
+TRAIN_ARGS ?=
 export PYTHON TORCH_INDEX PYTEST_ARGS
 
-.PHONY: help env build demo test lint bench clean distclean
+.PHONY: help env build demo test lint bench reference-weights clean distclean
 
 help: ## this list
-	@grep -h -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -h -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
 
 env: ## the environment (.venv); does nothing when it is up to date
 	@scripts/make_env.sh
@@ -49,6 +55,10 @@ lint: env ## ruff, check and format
 
 bench: build ## times of the parts on this machine: out/bench/
 	@scripts/run.sh python benchmarks/run.py --output out/bench $(BENCH_ARGS)
+
+reference-weights: build ## trains the shipped weights anew in slices: call again to go on; see SLICE_MINUTES, INSTALL
+	@scripts/run.sh python scripts/train_rendered_weights.py --output out/reference_weights \
+	    --slice-minutes "$(SLICE_MINUTES)" $(if $(INSTALL),--install) $(TRAIN_ARGS)
 
 clean: ## what building, testing and the demo made (the environment stays)
 	rm -rf build install log out .pytest_cache .ruff_cache

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.progress import track
 
 from coopnet_core.config import load_config
+from coopnet_core.cotraining.metrics_file import read_metrics
 from coopnet_core.cotraining.trainer import train
 from coopnet_core.data.frames import Clip
 from coopnet_core.data.rendered import SceneConfig, render_clip
 from coopnet_core.geometry.camera import Camera
-from coopnet_core.plots import read_metrics
 from coopnet_core.resources import shipped_file
 
 _SEEDS = 7000

@@ -7,7 +7,6 @@ state, position in the data) lies beside it in `state.pt`.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from coopnet_core import __version__
 from coopnet_core.config import NetworksConfig
 from coopnet_core.cotraining.error_model import ErrorModelState
 from coopnet_core.errors import CheckpointError, UsageError
+from coopnet_core.files import write_whole
 from coopnet_core.networks.bundle import CoopNetworks
 
 _KEY = "coopnet"
@@ -76,14 +76,14 @@ def save_checkpoint(path: Path, networks: CoopNetworks, metadata: CheckpointMeta
         CheckpointError: the disk refuses (full, read-only).
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in networks.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(partial: Path) -> None:
         save_file(tensors, partial, metadata={_KEY: json.dumps(asdict(metadata))})
         partial.chmod(0o644)  # safetensors writes files that only their owner can read
-        os.replace(partial, path)
+
+    try:
+        write_whole(path, write)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise CheckpointError(
             f"Checkpoint {path} could not be written: {error}. Free disk space or choose another output."
         ) from None

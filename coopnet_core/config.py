@@ -190,6 +190,12 @@ class OptimiserConfig(_Model):
         2e-3, gt=0, description="Adam's step size for the logarithm of a learned focal length"
     )
     gradient_clip: float = Field(1.0, gt=0, description="largest gradient norm, per network")
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay per step of a running mean of the weights, which is then validated and kept; 0: none",
+    )
 
 
 class AugmentationConfig(_Model):
@@ -218,7 +224,7 @@ class TrainConfig(_Model):
     frame_offsets: tuple[int, ...] = Field((-1, 1), min_length=1, description="sources of a target frame")
     pixels: int = Field(53248, gt=0, description="area of the networks' input when no size is given (416x128)")
     steps: int = Field(2000, gt=0, description="optimiser steps")
-    batch_size: int = Field(4, gt=0, description="targets per step")
+    batch_size: int = Field(4, gt=0, description="targets per step, of all processes together")
     learn_intrinsics: bool = Field(
         False, description="learn the focal length of recordings without calibration, from the assumed one"
     )
@@ -229,6 +235,12 @@ class TrainConfig(_Model):
     validate_every: int = Field(200, gt=0, description="steps between validations")
     validation_batches: int = Field(8, gt=0, description="batches of one validation")
     checkpoint_every: int = Field(200, gt=0, description="steps between writes of last.safetensors")
+    keep_last: int = Field(
+        0, ge=0, description="how many of the newest checkpoints stay as step_*.safetensors, beside last and best"
+    )
+    patience: int = Field(
+        0, ge=0, description="validations of the last stage without a better one after which the run ends; 0: never"
+    )
 
 
 def load_config(preset: str | None, files: list[Path], overrides: dict[str, str]) -> TrainConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from coopnet_core.cotraining.metrics_file import read_metrics
 from coopnet_core.errors import NoUsableDataError
 
 _TRUTH_COLOR, _COLORS = "#222222", ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
@@ -85,31 +85,6 @@ def plot_curves(metrics: Path, path: Path) -> Path:
         axes.set_visible(False)
     figure.suptitle("lines: training, dots: validation, dotted: a stage begins", fontsize=9)
     return _save(path, figure)
-
-
-def read_metrics(metrics: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line cut short by an interruption is left out.
-
-    Raises:
-        NoUsableDataError: it is missing, or holds no line.
-    """
-    lines = []
-    try:
-        text = metrics.read_text()
-    except OSError as error:
-        raise NoUsableDataError(
-            f"{metrics} cannot be read ({error.strerror}). A run folder of a training has one."
-        ) from None
-    for row in text.splitlines():
-        try:
-            line = json.loads(row)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict) and "step" in line:
-            lines.append(line)
-    if not lines:
-        raise NoUsableDataError(f"{metrics} holds no line of figures.")
-    return lines
 
 
 def _draw_path(axes: Axes, poses: np.ndarray, name: str, color: str, width: float) -> None:

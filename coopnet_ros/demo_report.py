@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table as ConsoleTable
 
 from coopnet_core import __version__
+from coopnet_core.cotraining.metrics_file import read_metrics
 from coopnet_core.errors import CoopnetError
 from coopnet_core.evaluation.reports import Picture, Section, Table, number, write_json, write_report
-from coopnet_core.plots import plot_curves, read_metrics
+from coopnet_core.plots import plot_curves
 from coopnet_core.visualization import depth_range, depth_to_color, tile, write_animation, write_picture
 from coopnet_ros.demo_parts import Split
 

@@ -17,7 +17,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from coopnet_core.config import NetworksConfig, TrainConfig, load_config, preset_names
-from coopnet_core.data.clips import BagSummary, PreparedData, PrepareOptions, prepare_clips
+from coopnet_core.data.clips import (
+    PreparedData,
+    PrepareOptions,
+    SourceSummary,
+    Spec,
+    count_targets,
+    neighbour_span,
+    prepare_clips,
+)
 from coopnet_core.data.frames import Clip
 from coopnet_core.data.prepare import SMALLEST_SIDE
 from coopnet_core.errors import UsageError
@@ -28,7 +36,7 @@ if TYPE_CHECKING:  # importing the trainer means importing torch, which --help n
 
 _RUN_FILES = ("config.yaml", "metrics.jsonl", "state.pt", "checkpoints")
 _DEFAULT_PRESET = "small"
-_ASSUMED_DEGREES = 70.0
+ASSUMED_DEGREES = 70.0
 """Horizontal field of view from which an unknown camera is learned: between a webcam's and an action camera's."""
 
 _EXAMPLES = """\
@@ -41,7 +49,10 @@ examples:
       train_from_bags front rear --validation-bag evening --output runs/both
   only the first 500 images, another learning rate:
       train_from_bags drive_bag --frames 0:500 --set optimiser.learning_rate=2e-4 --output runs/part
-  go on after Ctrl-C:
+  a video with a guessed camera; KITTI, twice as often as a bag of one's own:
+      train_from_bags drive.mp4 --fov 90 --output runs/video
+      train_from_bags kitti/2011_09_26 my_drive --weights 2,1 --output runs/mixture
+  go on after Ctrl-C, or after the process was killed:
       train_from_bags drive_bag --output runs/drive --resume
 
 exit codes: 0 done, 2 wrong usage, 3 no usable data, 4 diverged, 130 interrupted (the state is saved)
@@ -60,18 +71,25 @@ def _parser() -> argparse.ArgumentParser:
     """All options."""
     parser = argparse.ArgumentParser(
         prog="train_from_bags",
-        description="Train depth, odometry and optical flow together on recordings of a moving camera (rosbag2, mcap "
-        "or sqlite3, Image or CompressedImage with CameraInfo). Prints first what it found, chose and dropped.",
+        description="Train depth, odometry and optical flow together on recordings of a moving camera: rosbag2 (mcap "
+        "or sqlite3, Image or CompressedImage with CameraInfo), videos, folders of images, KITTI raw and odometry, "
+        "Cityscapes sequences, TUM RGB-D, rendered streets. Prints first what it found, chose and dropped.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("bags", nargs="*", type=Path, metavar="BAG", help="bag folder, .mcap or .db3 file")
-    _add_data_options(parser.add_argument_group("data"))
+    parser.add_argument(
+        "bags",
+        nargs="*",
+        metavar="RECORDING",
+        help="bag (folder, .mcap, .db3), video, folder of images or of a data set, or render:SEED[:FRAMES]; which of "
+        "them is seen by what lies there",
+    )
+    add_data_options(parser.add_argument_group("data"))
     _add_run_options(parser.add_argument_group("run"))
     return parser
 
 
-def _add_data_options(group: argparse._ArgumentGroup) -> None:
+def add_data_options(group: argparse._ArgumentGroup) -> None:
     """What is taken from the bags."""
     default = PrepareOptions()
     add = group.add_argument
@@ -83,23 +101,38 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
     )
     add("--camera-info", metavar="TOPIC", help="CameraInfo topic (default: camera_info beside the image topic)")
     add(
+        "--weights",
+        type=_weights,
+        default=(),
+        metavar="W,W,...",
+        help="one positive number per recording, in their order: their shares of the training targets, whatever their "
+        "length (default: every image counts alike)",
+    )
+    add(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="intrinsics of the recordings that carry none: meta.json, the YAML of camera_calibration, a calibration "
+        "file of KITTI or Cityscapes",
+    )
+    add(
         "--fov",
         type=_field_of_view,
         metavar="DEGREES",
-        help="assume a centred pinhole of this horizontal field of view where there is no calibration",
+        help="assume a centred pinhole of this horizontal field of view where there is no calibration at all",
     )
     add(
         "--learn-intrinsics",
         action="store_true",
         help="where there is no calibration, learn the focal length, starting from --fov (default then: "
-        f"{_ASSUMED_DEGREES:g}); all such recordings are taken to be of one camera, which must turn in them",
+        f"{ASSUMED_DEGREES:g}); all such recordings are taken to be of one camera, which must turn in them",
     )
     add(
         "--frames",
         type=_frame_range,
         default=default.frames,
         metavar="A:B",
-        help="use the images A to B-1 of each bag, counted from 0; either may be left out (default: all)",
+        help="use the images A to B-1 of each recording, counted from 0; either may be left out (default: all)",
     )
     add(
         "--size",
@@ -127,15 +160,14 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
         type=_share,
         default=default.validation_share,
         metavar="SHARE",
-        help="last part of each bag kept for validation (default: %(default)s)",
+        help="last part of each recording kept for validation (default: %(default)s)",
     )
     add(
         "--validation-bag",
-        type=Path,
         action="append",
         default=[],
-        metavar="BAG",
-        help="a bag for validation as a whole, may be repeated; the others are then not split",
+        metavar="RECORDING",
+        help="a recording for validation as a whole, may be repeated; the others are then not split",
     )
 
 
@@ -194,6 +226,17 @@ def _share(text: str) -> float:
     return value
 
 
+def _weights(text: str) -> tuple[float, ...]:
+    """Positive numbers, separated by commas."""
+    try:
+        weights = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        weights = ()
+    if not weights or not all(0 < weight < math.inf for weight in weights):
+        raise argparse.ArgumentTypeError(f"{text!r} is not W,W,... with positive numbers, such as 2,1")
+    return weights
+
+
 def _field_of_view(text: str) -> float:
     """Degrees between 0 and 180."""
     value = float(text)
@@ -239,9 +282,29 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
         console.print(_settings_table())
         return 0
     if not arguments.bags:
-        raise UsageError("No bag was named. Expected: train_from_bags BAG... --output DIR; see --help for examples.")
+        raise UsageError(
+            "No recording was named. Expected: train_from_bags RECORDING... --output DIR; see --help for examples."
+        )
+    if arguments.weights and len(arguments.weights) != len(arguments.bags):
+        raise UsageError(
+            f"--weights has {len(arguments.weights)} numbers for {len(arguments.bags)} recordings: one for each was "
+            "expected, in their order."
+        )
     _check_output(arguments)
     config = _configuration(arguments)
+    from coopnet_core.distributed import joined, own_device, restarted
+
+    device = own_device(config.device)
+    with joined(device) as own:
+        again = restarted(device)
+        # Of the processes of torchrun the first writes and speaks; started anew, they find their own run.
+        if own.rank == 0 and not again:
+            _refuse_another_run(arguments)
+        return _run_together(arguments, config, console if own.rank == 0 else Console(quiet=True))
+
+
+def _run_together(arguments: argparse.Namespace, config: TrainConfig, console: Console) -> int:
+    """The part of `_run` in which all processes of a run take part."""
     data = _prepare(arguments, config, console)
     if arguments.resume:
         _check_same_data(data, arguments.output)
@@ -254,7 +317,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _check_output(arguments: argparse.Namespace) -> None:
-    """Refuse to write over another run, and to resume what is not there.
+    """Refuse a folder that is none, and to resume what is not there.
 
     Raises:
         UsageError: says what was found and what to do.
@@ -266,17 +329,28 @@ def _check_output(arguments: argparse.Namespace) -> None:
         raise UsageError("--output DIR is missing: name the folder for checkpoints and logs, or pass --dry-run.")
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output {output} is a file; a new or empty folder was expected.")
-    found = [name for name in _RUN_FILES if (output / name).exists()]
     if arguments.resume:
-        missing = [name for name in ("config.yaml", "state.pt") if name not in found]
+        missing = [name for name in ("config.yaml", "state.pt") if not (output / name).exists()]
         if missing:
             raise UsageError(
                 f"Nothing to resume in {output}: {' and '.join(missing)} missing. Name the folder of the interrupted "
-                "run, or leave --resume away to start anew."
+                "run, or start anew in another folder without --resume."
             )
         if arguments.init is not None:
             raise UsageError("--resume goes on with the weights of the run, --init names others: choose one.")
-    elif found:
+
+
+def _refuse_another_run(arguments: argparse.Namespace) -> None:
+    """Refuse to write over another run.
+
+    Raises:
+        UsageError: says what was found and what to do.
+    """
+    output: Path | None = arguments.output
+    if output is None or arguments.resume:
+        return
+    found = [name for name in _RUN_FILES if (output / name).exists()]
+    if found:
         raise UsageError(
             f"--output {output} holds another run ({', '.join(found)}). Continue it with --resume, or name a new "
             "folder."
@@ -319,34 +393,45 @@ def _networks_of(checkpoint: Path) -> NetworksConfig:
 
 
 def _prepare(arguments: argparse.Namespace, config: TrainConfig, console: Console) -> PreparedData:
-    """Read all bags, showing progress."""
-    bags = [*arguments.bags, *(bag for bag in arguments.validation_bag if bag not in arguments.bags)]
-    options = PrepareOptions(
+    """Read all recordings, showing progress."""
+    bags = all_bags(arguments)
+    options = prepare_options(arguments, config)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[Spec, Any] = {}
+
+        def show(spec: Spec, done: int, total: int) -> None:
+            if spec not in tasks:
+                tasks[spec] = progress.add_task(f"reading {escape(Path(spec).name)}", total=total)
+            progress.update(tasks[spec], completed=done)
+
+        return prepare_clips(bags, _input_size(arguments), options, config.pixels, show, arguments.weights)
+
+
+def all_bags(arguments: argparse.Namespace) -> list[Spec]:
+    """The recordings to read, those for validation last."""
+    return [*arguments.bags, *(bag for bag in arguments.validation_bag if bag not in arguments.bags)]
+
+
+def prepare_options(arguments: argparse.Namespace, config: TrainConfig) -> PrepareOptions:
+    """What the options of `add_data_options` take from the recordings."""
+    return PrepareOptions(
         topics=tuple(arguments.topic),
         info=arguments.camera_info,
+        calibration=arguments.calibration,
         fov_degrees=_assumed_fov(arguments, config),
         frames=arguments.frames,
         gap_factor=arguments.gap_factor,
         still_threshold=arguments.still_threshold,
         validation_share=arguments.validation_share,
         validation_bags=tuple(arguments.validation_bag),
-        minimum_frames=_targets_span(config) + 1,
+        minimum_frames=neighbour_span(config.frame_offsets) + 1,
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        tasks: dict[Path, Any] = {}
-
-        def show(path: Path, done: int, total: int) -> None:
-            if path not in tasks:
-                tasks[path] = progress.add_task(f"reading {escape(path.name)}", total=total)
-            progress.update(tasks[path], completed=done)
-
-        return prepare_clips(bags, _input_size(arguments), options, config.pixels, show)
 
 
 def _assumed_fov(arguments: argparse.Namespace, config: TrainConfig) -> float | None:
     """Degrees to assume where there is no calibration; None: such recordings are refused."""
-    return arguments.fov if arguments.fov is not None or not config.learn_intrinsics else _ASSUMED_DEGREES
+    return arguments.fov if arguments.fov is not None or not config.learn_intrinsics else ASSUMED_DEGREES
 
 
 def _input_size(arguments: argparse.Namespace) -> tuple[int, int] | None:
@@ -376,19 +461,14 @@ def _check_same_data(data: PreparedData, output: Path) -> None:
     if before is not None and before != _digest(data.train):
         raise UsageError(
             f"The training frames are not those of the run in {output} ({sum(map(len, data.train))} frames now). "
-            "Resume with the same bags and data options, or start a new run from its weights with --init "
+            "Resume with the same recordings and data options, or start a new run from its weights with --init "
             f"{_last_checkpoint(output)}."
         )
 
 
-def _targets_span(config: TrainConfig) -> int:
-    """Frames around a target that its sources reach over."""
-    return max(0, *config.frame_offsets) - min(0, *config.frame_offsets)
-
-
 def _targets(clips: Sequence[Clip], config: TrainConfig) -> int:
     """Frames that have all their sources."""
-    return sum(max(0, len(clip) - _targets_span(config)) for clip in clips)
+    return count_targets(map(len, clips), config.frame_offsets)
 
 
 def _with_epochs(config: TrainConfig, data: PreparedData, epochs: int | None) -> TrainConfig:
@@ -400,37 +480,41 @@ def _with_epochs(config: TrainConfig, data: PreparedData, epochs: int | None) ->
 
 
 def _say_what_was_found(data: PreparedData, console: Console) -> None:
-    """One row per bag, then the decisions and the losses in sentences."""
+    """One row per recording, then the decisions and the losses in sentences."""
     table = Table(title="Recordings", show_lines=True)
-    for name in ("bag", "camera", "found", "dropped", "used"):
+    for name in ("recording", "camera", "found", "dropped", "used"):
         table.add_column(name, overflow="fold")
-    for bag in data.bags:
-        unusable = sum(bag.report.skipped.values())
+    weighted = sum(source.weight or 0.0 for source in data.sources if source.train)
+    for source in data.sources:
+        unusable = sum(source.report.skipped.values())
+        parts = f" in {source.sequences} sequences" if source.sequences > 1 else ""
+        share = f"\n{100 * source.weight / weighted:.0f} % of the targets" if source.weight and source.train else ""
         table.add_row(
-            f"{escape(bag.path.name)}\n{escape(bag.topics.image)}",
-            escape("\n".join(bag.source)),
-            f"{bag.report.messages} images\n{bag.duration_s:.1f} s at {bag.rate_hz:.1f} Hz\n{bag.gaps} gaps",
-            f"{unusable} unusable\n{bag.still} still\n{bag.short} in short clips",
-            f"{bag.train} train\n{bag.validation} validation",
+            f"{escape(source.name)}\n{source.kind}\n{escape(source.camera)}",
+            escape("\n".join(source.cameras)),
+            f"{source.report.messages} images{parts}\n{source.duration_s:.1f} s at {source.rate_hz:.1f} Hz\n"
+            f"{source.gaps} gaps",
+            f"{unusable} unusable\n{source.still} still\n{source.short} in short clips",
+            f"{source.train} train\n{source.validation} validation{share}",
         )
     console.print(table)
-    for bag in data.bags:
-        for remark in _remarks(bag):
-            console.print(f"{bag.path.name}: {remark}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for source in data.sources:
+        for remark in _remarks(source):
+            console.print(f"{source.name}: {remark}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     for reason in data.failed:
         console.print(f"not used: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
-def _remarks(bag: BagSummary) -> Iterator[str]:
-    """What a user should know about a bag, one sentence each."""
-    info = bag.topics.info or "no CameraInfo"
-    yield f"camera topic {bag.topics.image} with {info}: {bag.topics.why}"
-    yield from bag.report.notes
-    for reason, count in bag.report.skipped.most_common():
-        yield f"{count} images not used, {reason}; first: {bag.report.examples[reason]}"
-    if bag.changes:
-        yield f"size or calibration changes {bag.changes} times ({', '.join(bag.source)}): a new clip begins at each"
-    yield from bag.report.unread
+def _remarks(source: SourceSummary) -> Iterator[str]:
+    """What a user should know about a recording, one sentence each."""
+    yield f"{source.kind}: {source.why}"
+    yield from source.report.notes
+    for reason, count in source.report.skipped.most_common():
+        yield f"{count} images not used, {reason}; first: {source.report.examples[reason]}"
+    if source.changes:
+        cameras = ", ".join(source.cameras)
+        yield f"size or calibration changes {source.changes} times ({cameras}): a new clip begins at each"
+    yield from source.report.unread
 
 
 def _say_what_will_be_done(
@@ -481,6 +565,11 @@ def _train(arguments: argparse.Namespace, config: TrainConfig, data: PreparedDat
         _say_what_was_learned_of_the_camera(result.focal, _assumed_fov(arguments, config), console)
     console.print(f"best checkpoint  {result.best}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"last checkpoint  {result.last}", markup=False, highlight=False, soft_wrap=True)
+    if result.out_of_patience:
+        console.print(
+            f"ended at step {result.steps}: {config.patience} validations in a row found nothing better (patience)",
+            style="yellow",
+        )
     if result.interrupted:
         console.print(f"interrupted at step {result.steps}; go on with the same command and --resume", style="yellow")
         return INTERRUPTED
@@ -508,16 +597,18 @@ def _say_what_was_learned_of_the_camera(focal: FocalResult, assumed_degrees: flo
 def _facts(data: PreparedData) -> dict[str, Any]:
     """What the checkpoints remember of their data; the hashes are of the frames at network size."""
     return {
-        "bags": [
+        "sources": [
             {
-                "name": bag.path.name,
-                "topic": bag.topics.image,
-                "camera": bag.source,
-                "seconds": round(bag.duration_s, 3),
-                "train_frames": bag.train,
-                "validation_frames": bag.validation,
+                "name": source.name,
+                "kind": source.kind,
+                "topic": source.camera,
+                "camera": source.cameras,
+                "weight": source.weight,
+                "seconds": round(source.duration_s, 3),
+                "train_frames": source.train,
+                "validation_frames": source.validation,
             }
-            for bag in data.bags
+            for source in data.sources
         ],
         "train_sha256": _digest(data.train),
         "validation_sha256": _digest(data.validation),

@@ -32,7 +32,7 @@ from coopnet_core.cotraining.families import (
     fit_asymmetric_laplace,
     gaussian_log_density,
     robust_static_moments,
-    thinned,
+    thinned_of_all,
     weighted_moments,
 )
 from coopnet_core.geometry.sampling import resize
@@ -225,6 +225,13 @@ def moving_log_density(delta: Tensor, state: ErrorModelState, config: ErrorModel
     return torch.where(parameters.scale > 0, MOVING[config.moving_family].log_density(delta, parameters), default)
 
 
+def fitted_shares(edges: Tensor, state: ErrorModelState, config: ErrorModelConfig) -> Tensor:
+    """Shares (N,) of the pixels whose Delta the model expects between neighbouring `edges` (N + 1,)."""
+    centres, widths = (edges[1:] + edges[:-1]) / 2, edges.diff()
+    static, moving = static_log_density(centres, state, config).exp(), moving_log_density(centres, state, config).exp()
+    return widths * ((1 - state.pi) * static + state.pi * moving)
+
+
 def log_likelihood_ratio(evidence: Evidence, state: ErrorModelState, config: ErrorModelConfig) -> Tensor:
     """Log p(evidence | moving) - log p(evidence | static), (B, 1, H, W); a cue whose gate is shut says nothing."""
     photometric_open, correspondence_open = (gate.float() for gate in gates(state, config))
@@ -318,10 +325,13 @@ def _responsibility(evidence: Evidence, state: ErrorModelState, config: ErrorMod
 def update(state: ErrorModelState, evidence: Evidence, anchor: Anchor, config: ErrorModelConfig) -> ErrorModelState:
     """EM steps on one batch, blended into the moving averages. A batch without usable pixels changes nothing.
 
-    A sample of the pixels is enough for a dozen figures, and keeps this cheap.
+    A sample of the pixels is enough for a dozen figures, and keeps this cheap. Processes that share a batch take it
+    from the whole batch, so that all have the same state.
     """
-    evidence = Evidence(*thinned(evidence.delta, evidence.log_disagreement, evidence.visible))
-    anchor = Anchor(*thinned(anchor.delta, anchor.log_disagreement))
+    pixels = thinned_of_all(
+        evidence.delta, evidence.log_disagreement, evidence.visible, anchor.delta, anchor.log_disagreement
+    )
+    evidence, anchor = Evidence(*pixels[:3]), Anchor(*pixels[3:])
     visible = evidence.visible
     count = visible.sum().clamp(min=1e-6)
     delta_anchor = weighted_moments(anchor.delta, visible, _MINIMUM_SPREAD)

@@ -22,6 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from coopnet_core.distributed import share, summed
+
 _LEAST_TOTAL = 1e-6
 _FIT_SAMPLES = 16384
 _LOG_ZERO = -50.0
@@ -83,12 +85,32 @@ def thinned(*maps: Tensor, most: int = _FIT_SAMPLES) -> tuple[Tensor, ...]:
     count = maps[0].numel()
     if count <= most:
         return tuple(values.flatten() for values in maps)
+    chosen = _spread_indices(count, most, maps[0].device)
+    return tuple(values.flatten().index_select(0, chosen) for values in maps)
+
+
+def thinned_of_all(*maps: Tensor, most: int = _FIT_SAMPLES) -> tuple[Tensor, ...]:
+    """As `thinned`, of the maps of all processes that share a batch, one after the other: all get the same pixels."""
+    own = share()
+    if own.count == 1:
+        return thinned(*maps, most=most)
+    count = maps[0].numel()
+    chosen = _spread_indices(count * own.count, most, maps[0].device) - own.rank * count
+    mine = (chosen >= 0) & (chosen < count)
+    places = chosen.clamp(0, count - 1)
+    parts = [torch.where(mine, values.flatten().index_select(0, places), 0.0) for values in maps]
+    return tuple(summed(torch.stack(parts)))
+
+
+def _spread_indices(count: int, most: int, device: torch.device) -> Tensor:
+    """At most so many of `count` indices, evenly spread."""
+    if count <= most:
+        return torch.arange(count, device=device)
     # Multiples of the golden section cover the pixels evenly; every k-th pixel would be a few columns of all images.
     step = round(0.618 * count)
     while math.gcd(step, count) > 1:
         step += 1
-    chosen = torch.arange(most, device=maps[0].device) * step % count
-    return tuple(values.flatten().index_select(0, chosen) for values in maps)
+    return torch.arange(most, device=device) * step % count
 
 
 def fit_asymmetric_laplace(delta: Tensor, weights: Tensor, minimum: float) -> tuple[Tensor, Tensor]:

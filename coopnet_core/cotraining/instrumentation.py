@@ -10,6 +10,7 @@ import torch
 from coopnet_core.config import ErrorModelConfig
 from coopnet_core.cotraining.error_model import ErrorModelState, Evidence, log_likelihood_ratio
 from coopnet_core.cotraining.objective import StepOutput
+from coopnet_core.distributed import averaged
 
 _GRID = 2001
 _LEAST_DEPTH_SPREAD = 0.02
@@ -28,17 +29,17 @@ def gradient_shares(output: StepOutput) -> dict[str, float]:
     """G_r, G_f = sum over pixels of |dL/du| and fairness G_r / (G_r + G_f), after the backward pass.
 
     The gradient is shared out where both sides have the same unit: at the sampling grids. The grids must have been
-    asked to retain their gradients before the backward pass.
+    asked to retain their gradients before the backward pass. Processes that share a batch must all call this.
     """
     sums = []
     for coordinates in (output.rigid_coordinates, output.flow_coordinates):
         retained = coordinates is not None and coordinates.retains_grad
         gradient = coordinates.grad if retained else None
-        sums.append(0.0 if gradient is None else float(gradient.norm(dim=1).sum()))
-    total = sum(sums)
+        sums.append(torch.zeros_like(output.loss) if gradient is None else gradient.norm(dim=1).sum())
+    rigid, flow = averaged(torch.stack(sums)).tolist()
+    total = rigid + flow
     if total == 0:
         return {}
-    rigid, flow = sums
     return {"gradient_depth": rigid, "gradient_flow": flow, "fairness": rigid / total}
 
 

@@ -25,6 +25,7 @@ from coopnet_core.cotraining.error_model import (
 from coopnet_core.cotraining.matches import classical_matches, matches_term
 from coopnet_core.cotraining.rules import PixelEvidence, PixelWeights, pixel_weights
 from coopnet_core.data.triplets import Batch
+from coopnet_core.distributed import summed
 from coopnet_core.geometry.projection import Warp, flow_warp, pixel_grid, rigid_warp, scaled_matrix
 from coopnet_core.geometry.sampling import resize, resize_flow, sample
 from coopnet_core.losses.consistency import charbonnier, depth_consistency
@@ -79,6 +80,7 @@ class StepOutput:
         gamma: (B S, 1, h, w) the share of each pixel that is withheld from depth and odometry, or None while only one
             side exists.
         side_weights: factors of the rigid and of the flow side, scalars.
+        evidence: what the error model was fitted to, detached; None while only one side exists.
     """
 
     loss: Tensor
@@ -88,6 +90,7 @@ class StepOutput:
     flow_coordinates: Tensor | None
     gamma: Tensor | None
     side_weights: SideWeights
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,7 @@ def objective(
         flow_side.there.warp.coordinates if "flow" in stage.train else None,
         1 - pixels.rigid,
         weights,
+        evidence,
     )
 
 
@@ -240,7 +244,7 @@ def _flow_loss(
     loss = config.flow_smoothness * terms["flow_smoothness"]
     if stage.flow_photometric:
         terms["flow_photometric"] = _flow_photometric(side, pixels)
-        terms["flow_skipped"] = (~(side.visible & (pixels.flow > 0)).any()).float()
+        terms["flow_skipped"] = (summed((side.visible & (pixels.flow > 0)).sum()) == 0).float()
         loss = loss + _in_loss(weights, config)[1] * config.flow * terms["flow_photometric"]
         if config.coarse_flow > 0 and len(estimates.flows) > 1:
             terms["flow_coarse"] = _coarse_flow_term(pairs, estimates.flows[1:])
@@ -270,7 +274,7 @@ def _side_mean(error: Tensor, seen: Tensor, weight: Tensor, divided: bool) -> Te
     mean = masked_mean(error, weighted)
     if not divided:
         return mean
-    return mean * (weighted.sum() / seen.sum().clamp(min=1))
+    return mean * (summed(weighted.sum()) / summed(seen.sum()).clamp(min=1))
 
 
 def _in_loss(weights: SideWeights, config: LossConfig) -> SideWeights | tuple[float, float]:
@@ -411,7 +415,7 @@ def _rigid_loss(
         "e_identity": identity_error.mean(),
         "moving_share": masked_mean(1 - pixels.rigid, flow_side.visible),
         "pixel_share_depth": used.mean(),
-        "depth_skipped": (used.sum() == 0).float(),
+        "depth_skipped": (summed(used.sum()) == 0).float(),
         "pixel_share_flow": (flow_side.visible * pixels.flow).mean(),
         "weight_rigid": weights[0],
         "weight_flow": weights[1],

@@ -1,22 +1,16 @@
-"""The trainer: schedule, optimiser, logs, checkpoints, resume. It knows nothing of losses."""
+"""The trainer: schedule, steps, validation. It knows nothing of losses, and little of files (`run_folder.py`)."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import os
-import signal
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -28,34 +22,36 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
-from coopnet_core.checkpoint import CheckpointMetadata, load_checkpoint, save_checkpoint
 from coopnet_core.config import StageConfig, TrainConfig
-from coopnet_core.cotraining.error_model import ErrorModelState
-from coopnet_core.cotraining.instrumentation import (
-    gradient_shares,
-    retain_gradients,
-    symptoms,
-    threshold_and_temperature,
-)
+from coopnet_core.cotraining.faults import BAD_STEPS_ALLOWED, diverged, memory_explained
+from coopnet_core.cotraining.instrumentation import gradient_shares, retain_gradients
 from coopnet_core.cotraining.intrinsics import LearnedFocal, has_settled, late_change
 from coopnet_core.cotraining.objective import StepOutput
+from coopnet_core.cotraining.run_folder import RunFolder, best_checkpoint, focal_factors, last_checkpoint
+from coopnet_core.cotraining.run_state import CAMERA_GROUP, Run, restore, seed_everything, start, state_path
 from coopnet_core.cotraining.step import step
+from coopnet_core.cotraining.stopping import stop_requests
 from coopnet_core.data.augmentation import augment, to_float
 from coopnet_core.data.frames import Clip
 from coopnet_core.data.triplets import Batch, TripletSampler
-from coopnet_core.devices import half_dtype, resolve_device
-from coopnet_core.errors import CheckpointError, DivergedError, UsageError
-from coopnet_core.networks.bundle import NETWORKS, CoopNetworks
+from coopnet_core.devices import half_dtype
+from coopnet_core.distributed import (
+    alone,
+    average_gradients,
+    averaged,
+    joined,
+    numbers_from_first,
+    own_device,
+    restarted,
+    share,
+    true_anywhere,
+)
+from coopnet_core.errors import UsageError
+from coopnet_core.networks.bundle import NETWORKS
 
-_BAD_STEPS_ALLOWED = 10
 _SKIPPED = ("depth_skipped", "flow_skipped")
 """Figures of a step that say that a side had no pixel to learn from; counted over the run."""
-_CAMERA_GROUP = "camera"
-"""Name of the optimiser's group that holds a learned focal length."""
-_SYMPTOM_LINES = 50
-"""Logged steps over which figures are averaged before they are taken for a symptom."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +78,7 @@ class TrainResult:
         steps: steps of this run that are done.
         interrupted: stopped by Ctrl-C (the state was saved).
         focal: what became of the assumed focal length; None where none was learned.
+        out_of_patience: ended before its last step, because validation found nothing better for long.
     """
 
     best: Path
@@ -89,24 +86,43 @@ class TrainResult:
     steps: int
     interrupted: bool
     focal: FocalResult | None = None
+    out_of_patience: bool = False
 
 
-@dataclass
-class _Run:
-    """The mutable heart of a run, all of which is saved for an exact resume."""
+@dataclass(frozen=True)
+class _Setting:
+    """What a run does not change."""
 
-    networks: CoopNetworks
-    optimiser: torch.optim.Optimizer
-    error_model: ErrorModelState
-    sampler: TripletSampler
-    generator: torch.Generator
-    focal: LearnedFocal | None = None
-    skipped: Counter[str] = field(default_factory=Counter)
-    step: int = 0
-    earlier_steps: int = 0
-    fine_tuning: bool = False
-    best: float = math.inf
-    stage_of_best: str = ""
+    config: TrainConfig
+    stages: Sequence[StageConfig]
+    validation: TripletSampler | None
+    size: tuple[int, int]
+    half: torch.dtype | None
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class _View:
+    """What people see of a run. Of several processes the first alone has a folder."""
+
+    folder: RunFolder | None
+    progress: Progress
+    task: TaskID
+
+    def say_warnings(self, step_index: int) -> None:
+        """In the terminal, and in warnings.txt."""
+        for text in [] if self.folder is None else self.folder.warnings(step_index):
+            self.progress.console.print(f"Step {step_index}: {text}.", style="yellow", markup=False, soft_wrap=True)
+
+    def last_good(self) -> str:
+        """See `RunFolder.last_good`."""
+        return "that of the first process" if self.folder is None else self.folder.last_good()
+
+    def save(self, run: Run, last: bool) -> None:
+        """See `RunFolder.save`."""
+        if self.folder is not None:
+            self.folder.save(run, last)
+            self.say_warnings(run.step)
 
 
 def train(
@@ -122,6 +138,8 @@ def train(
     """Train the three networks together and leave a run folder.
 
     The folder holds config.yaml, metrics.jsonl, checkpoints/{last,best}.safetensors, state.pt and tensorboard/.
+    Processes that torchrun has started train one model together, and the first of them writes. Those that it has
+    started again resume by themselves.
 
     Args:
         config: everything but the data.
@@ -133,57 +151,61 @@ def train(
         console: for progress; None is silent.
 
     Raises:
-        UsageError: `init` and `config.networks` differ, or nothing to resume.
+        UsageError: `init` and `config.networks` differ, nothing to resume, a batch that cannot be dealt out, or no
+            memory left.
+        CheckpointError: the disk refuses the first or the last save; those between are tried again.
         DivergedError: the loss left the finite numbers; the last good checkpoint is named.
     """
-    device = resolve_device(config.device)
-    torch.manual_seed(config.seed)
-    run = _start(config, clips_train, init, device)
+    device = own_device(config.device)
+    with joined(device):
+        return _train(config, clips_train, clips_validation, output, init, resume, data_facts or {}, console, device)
+
+
+def _train(
+    config: TrainConfig,
+    clips_train: Sequence[Clip],
+    clips_validation: Sequence[Clip],
+    output: Path,
+    init: Path | None,
+    resume: bool,
+    data_facts: dict[str, Any],
+    console: Console | None,
+    device: torch.device,
+) -> TrainResult:
+    """As `train`, the processes having met."""
+    share().of(config.batch_size)
+    resume = resume or (restarted(device) and state_path(output).exists())
+    seed_everything(config.seed)
+    run = start(config, clips_train, init, device)
     if resume:
-        _restore(run, output)
-    stages = config.fine_tuning if run.fine_tuning else config.stages
-    writer = _Writer(config, output, clips_train, data_facts or {}, resume)
+        restore(run, output)
     validation = None
     if clips_validation:
         validation = TripletSampler(clips_validation, config.frame_offsets, config.batch_size, config.seed)
+    stages = config.fine_tuning if run.fine_tuning else config.stages
+    camera = clips_train[0].camera
     half = half_dtype(device) if config.mixed_precision else None
+    setting = _Setting(config, stages, validation, (camera.width, camera.height), half, device)
+    folder = None
+    if share().rank == 0:
+        folder = RunFolder(config, output, clips_train, data_facts, run.step if resume else None)
     try:
-        with _stop_requests() as stop, _progress(console) as progress:
-            task = progress.add_task("training", total=config.steps, completed=run.step)
-            _loop(run, config, stages, validation, writer, half, device, progress, task, stop)
+        with stop_requests() as stop, _progress(console if folder is not None else None) as progress:
+            view = _View(folder, progress, progress.add_task("training", total=config.steps, completed=run.step))
+            if not resume:
+                view.save(run, last=False)  # a run that is killed from here on can be resumed
+            interrupted = _loop(run, setting, view, stop)
+            # Not after an exception: a step may be half done.
+            view.save(run, last=True)
     finally:
-        writer.save(run)
-        writer.close()
+        if folder is not None:
+            folder.close()
     focal = None
     if run.focal is not None:
-        factors = writer.focal_factors()
+        factors = focal_factors(output)
         focal = FocalResult(run.focal.factor(), late_change(factors), has_settled(factors))
-    return TrainResult(writer.best_path, writer.last_path, run.step, interrupted=stop.is_set(), focal=focal)
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """An event set by Ctrl-C or SIGTERM, so that a run ends between two steps and resumes exactly.
-
-    A second Ctrl-C interrupts at once. Outside the main thread signals are left alone.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def request(number: int, frame: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    for number in earlier:
-        signal.signal(number, request)
-    try:
-        yield stop
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+    ended = run.step < config.steps and not interrupted
+    return TrainResult(best_checkpoint(output), last_checkpoint(output), run.step, interrupted, focal, ended)
 
 
 def stage_at(stages: Sequence[StageConfig], step_index: int, steps: int) -> tuple[int, StageConfig, int]:
@@ -207,54 +229,74 @@ def learning_rate(config: TrainConfig, stage: StageConfig, step_index: int, step
     return optimiser.learning_rate * stage.rate * decayed * warm_up
 
 
-def _loop(
-    run: _Run,
-    config: TrainConfig,
-    stages: Sequence[StageConfig],
-    validation: TripletSampler | None,
-    writer: _Writer,
-    half: torch.dtype | None,
-    device: torch.device,
-    progress: Progress,
-    task: TaskID,
-    stop: threading.Event,
-) -> None:
-    bad_steps, clock, clock_step = 0, time.monotonic(), run.step
-    while run.step < config.steps and not stop.is_set():
-        _, stage, before = stage_at(stages, run.step, config.steps)
+def _loop(run: Run, setting: _Setting, view: _View, stop: threading.Event) -> bool:
+    """Steps until the last one, a stop request or the end of the patience. Returns whether it was a stop request."""
+    config = setting.config
+    clock, clock_step = time.monotonic(), run.step
+    while run.step < config.steps and not _out_of_patience(run, setting):
+        if true_anywhere(stop.is_set(), setting.device):
+            return True  # all processes at the same step, whichever was asked
+        _, stage, before = stage_at(setting.stages, run.step, config.steps)
         rate = learning_rate(config, stage, run.step, before)
-        _set_stage(run, config, stage, rate)
-        batch = augment(to_float(run.sampler.next(stage.sources).to(device)), config.augmentation, run.generator)
-        batch = _with_learned_focal(batch, run.focal)
         logs = (run.step + 1) % config.log_every == 0
-        output, finite = _optimise(run, batch, config, stage, half, logs)
-        bad_steps = 0 if finite else bad_steps + 1
-        run.skipped["steps_rejected"] += not finite
-        for name in _SKIPPED:
-            if name in output.terms:
-                run.skipped[name] = run.skipped[name] + output.terms[name]  # a tensor: read when it is logged
-        if bad_steps > _BAD_STEPS_ALLOWED:
-            bad = [name for name, value in output.terms.items() if not torch.isfinite(value)]
-            raise DivergedError(
-                f"Training diverged at step {run.step}: {bad_steps} steps in a row without finite loss or gradient "
-                f"(not finite: {', '.join(bad) or 'the gradient'}). The last good checkpoint is {writer.last_path}. "
-                "Lower optimiser.learning_rate or check the data."
-            )
+        with memory_explained(config, stage, setting.size, view.last_good()):
+            output, bad = _train_on_a_batch(run, setting, stage, rate, logs)
+        _count(run, output, bad)
+        if run.bad_steps > BAD_STEPS_ALLOWED:
+            raise diverged(run.step, run.bad_steps, bad, view.last_good())
         run.step += 1
         if logs:
             now = time.monotonic()
             throughput = (run.step - clock_step) * config.batch_size / max(now - clock, 1e-9)
             clock, clock_step = now, run.step
-            writer.log(run, stage, output, rate, throughput)
-            for text in writer.new_symptoms(run.step):
-                progress.console.print(f"[yellow]Step {run.step}: {text}.[/]")
-        description = f"{stage.name}  loss {float(output.loss.detach()):.4f}" if logs else None
-        progress.update(task, completed=run.step, description=description)
-        last = run.step == config.steps
-        if validation is not None and (run.step % config.validate_every == 0 or last):
-            _validate(run, validation, config, stage, half, device, writer)
-        if run.step % config.checkpoint_every == 0 or last:
-            writer.save(run)
+            values = _figures(output) | {"lr": rate, "triplets_per_s": throughput}
+            if view.folder is not None:
+                view.folder.log(run, stage, values, has_rigid=output.rigid_coordinates is not None)
+                view.say_warnings(run.step)
+            view.progress.update(view.task, description=f"{stage.name}  loss {values['loss']:.4f}")
+        view.progress.update(view.task, completed=run.step)
+        if run.step % config.validate_every == 0 or run.step == config.steps:
+            with memory_explained(config, replace_stage(stage), setting.size, view.last_good()):
+                _validate(run, setting, stage, view)
+            if view.folder is not None and output.evidence is not None:
+                view.folder.draw_error_model(run, output.evidence)
+        # The weights before a step that was not finite may be on their way to ruin: the checkpoint before is kept.
+        if run.step % config.checkpoint_every == 0 and run.bad_steps == 0:
+            view.save(run, last=False)
+    return False
+
+
+def _out_of_patience(run: Run, setting: _Setting) -> bool:
+    return 0 < setting.config.patience <= run.waited and run.stage_of_best == setting.stages[-1].name
+
+
+def _train_on_a_batch(
+    run: Run, setting: _Setting, stage: StageConfig, rate: float, logs: bool
+) -> tuple[StepOutput, list[str]]:
+    """One step of the optimiser on this process's rows of the next batch; see `_optimise`."""
+    _set_stage(run, setting.config, stage, rate)
+    batch = run.sampler.next(stage.sources, share()).to(setting.device)
+    batch = augment(to_float(batch), setting.config.augmentation, run.generator, share())
+    return _optimise(run, _with_learned_focal(batch, run.focal), setting, stage, logs)
+
+
+def _count(run: Run, output: StepOutput, bad: Sequence[str]) -> None:
+    """Keep account of the steps that taught nothing."""
+    run.bad_steps = run.bad_steps + 1 if bad else 0
+    run.skipped["steps_rejected"] += bool(bad)
+    for name in _SKIPPED:
+        if name in output.terms:
+            run.skipped[name] = run.skipped[name] + output.terms[name]  # a tensor: read when it is logged
+
+
+def _figures(output: StepOutput) -> dict[str, float]:
+    """The figures of a step: loss, terms, and how the gradient is shared out, as means over the processes.
+
+    The median depth is the mean of the processes' medians; all others are those of the whole batch.
+    """
+    names = ["loss", *output.terms]
+    values = averaged(torch.stack([output.loss.detach(), *output.terms.values()])).tolist()
+    return dict(zip(names, values, strict=True)) | gradient_shares(output)
 
 
 def _with_learned_focal(batch: Batch, focal: LearnedFocal | None) -> Batch:
@@ -264,28 +306,46 @@ def _with_learned_focal(batch: Batch, focal: LearnedFocal | None) -> Batch:
 
 
 def _optimise(
-    run: _Run, batch: Batch, config: TrainConfig, stage: StageConfig, half: torch.dtype | None, logs: bool
-) -> tuple[StepOutput, bool]:
-    """Forward, backward, clip per network, update. A step that is not finite changes nothing."""
-    output = step(run.networks, batch, run.error_model, config.loss, stage, half)
+    run: Run, batch: Batch, setting: _Setting, stage: StageConfig, logs: bool
+) -> tuple[StepOutput, list[str]]:
+    """Forward, backward, clip per network, update; and the names of what was not finite: then nothing has changed."""
+    config = setting.config
+    # The forward pass moves the running means of batch normalisation.
+    buffers = [(buffer, buffer.clone()) for buffer in run.networks.buffers()]
+    output = step(run.networks, batch, run.error_model, config.loss, stage, setting.half)
     run.optimiser.zero_grad(set_to_none=True)
-    if not bool(torch.isfinite(output.loss.detach())):
-        return output, False
-    if logs:
-        retain_gradients(output)
-    output.loss.backward()
-    finite = True
+    bad = []
+    if not bool(torch.isfinite(averaged(output.loss.detach()))):
+        bad = [name for name, value in output.terms.items() if not torch.isfinite(averaged(value))] or ["the loss"]
+    else:
+        if logs:
+            retain_gradients(output)
+        output.loss.backward()
+        bad = _bad_gradients(run, config, stage)
+    if bad:
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        return output, bad
+    if config.loss.apportionment_acts_on == "learning_rate":
+        _apportion_rates(run.optimiser, output)
+    run.optimiser.step()
+    run.average(config.optimiser.ema_decay)
+    run.error_model = output.error_model
+    return output, []
+
+
+def _bad_gradients(run: Run, config: TrainConfig, stage: StageConfig) -> list[str]:
+    """Clip the gradient of each network, all processes' taken together, and name those that are not finite."""
+    average_gradients(parameter for group in run.optimiser.param_groups for parameter in group["params"])
+    bad = []
     for name in stage.train:
         norm = nn.utils.clip_grad_norm_(getattr(run.networks, name).parameters(), config.optimiser.gradient_clip)
-        finite = finite and bool(torch.isfinite(norm))
-    if run.focal is not None and run.focal.log_factor.grad is not None:
-        finite = finite and bool(torch.isfinite(run.focal.log_factor.grad))
-    if finite:
-        if config.loss.apportionment_acts_on == "learning_rate":
-            _apportion_rates(run.optimiser, output)
-        run.optimiser.step()
-        run.error_model = output.error_model
-    return output, finite
+        if not bool(torch.isfinite(norm)):
+            bad.append(f"the gradient of {name}")
+    of_focal = None if run.focal is None else run.focal.log_factor.grad
+    if of_focal is not None and not bool(torch.isfinite(of_focal)):
+        bad.append("the gradient of the focal length")
+    return bad
 
 
 def _apportion_rates(optimiser: torch.optim.Optimizer, output: StepOutput) -> None:
@@ -295,11 +355,11 @@ def _apportion_rates(optimiser: torch.optim.Optimizer, output: StepOutput) -> No
         group["lr"] *= flow if group["name"] == "flow" else rigid
 
 
-def _set_stage(run: _Run, config: TrainConfig, stage: StageConfig, rate: float) -> None:
+def _set_stage(run: Run, config: TrainConfig, stage: StageConfig, rate: float) -> None:
     """Give gradients and training mode to the networks of the stage alone."""
     for group in run.optimiser.param_groups:
         # That of the camera does not decay, or whatever it is would seem to settle.
-        group["lr"] = config.optimiser.intrinsics_rate if group["name"] == _CAMERA_GROUP else rate
+        group["lr"] = config.optimiser.intrinsics_rate if group["name"] == CAMERA_GROUP else rate
     for name in NETWORKS:
         network: nn.Module = getattr(run.networks, name)
         learns = name in stage.train
@@ -309,232 +369,47 @@ def _set_stage(run: _Run, config: TrainConfig, stage: StageConfig, rate: float) 
             parameter.requires_grad_(learns)
 
 
+def _validate(run: Run, setting: _Setting, stage: StageConfig, view: _View) -> None:
+    """Measure, and keep the best weights. The first process does it alone; what follows from it is known to all."""
+    if setting.validation is None:
+        return
+    if view.folder is not None:
+        with alone():
+            terms = _validation_terms(run, setting, stage)
+        view.folder.log_validation(run, stage, terms)
+        score = sum(terms[name] for name in ("rigid_photometric", "e_f") if name in terms)
+        # Only the last kind of stage trains all that counts: a better score of an earlier one is not comparable.
+        if stage.name != run.stage_of_best:
+            run.best, run.waited = math.inf, 0
+        better = score < run.best and view.folder.save_best(run, terms)
+        run.best, run.waited = (score, 0) if better else (run.best, run.waited + 1)
+        view.say_warnings(run.step)
+    run.stage_of_best = stage.name
+    run.best, waited = numbers_from_first([run.best, run.waited], setting.device)
+    run.waited = int(waited)
+
+
 @torch.no_grad()
-def _validate(
-    run: _Run,
-    validation: TripletSampler,
-    config: TrainConfig,
-    stage: StageConfig,
-    half: torch.dtype | None,
-    device: torch.device,
-    writer: _Writer,
-) -> None:
+def _validation_terms(run: Run, setting: _Setting, stage: StageConfig) -> dict[str, float]:
     """The photometric errors on fixed batches, networks in evaluation mode, error model frozen."""
-    run.networks.eval()
+    networks = run.product.eval()
     full = replace_stage(stage)
-    with torch.random.fork_rng(devices=[]):
+    sums: dict[str, float] = {}
+    count = 0
+    with torch.random.fork_rng(devices=[setting.device] if setting.device.type == "cuda" else []):
         torch.manual_seed(0)
-        sums: dict[str, float] = {}
-        count = 0
-        for batch in validation.sweep(config.validation_batches):
-            known = _with_learned_focal(to_float(batch.to(device)), run.focal)
-            output = step(run.networks, known, run.error_model, config.loss, full, half)
+        for batch in setting.validation.sweep(setting.config.validation_batches):
+            known = _with_learned_focal(to_float(batch.to(setting.device)), run.focal)
+            output = step(networks, known, run.error_model, setting.config.loss, full, setting.half)
             for name, value in output.terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
             count += 1
-    terms = {name: value / count for name, value in sums.items()}
-    score = sum(terms[name] for name in ("rigid_photometric", "e_f") if name in terms)
-    # Only the last kind of stage trains all that counts: a better score of an earlier one is not comparable.
-    if stage.name != run.stage_of_best or score < run.best:
-        run.best, run.stage_of_best = score, stage.name
-        writer.save_best(run, terms)
-    writer.log_validation(run, stage, terms)
+    return {name: value / count for name, value in sums.items()}
 
 
 def replace_stage(stage: StageConfig) -> StageConfig:
     """The stage as it is validated: full resolution, all sources, nothing that only teaches."""
     return stage.model_copy(update={"loss_factor": 1, "sources": 99, "matches": 0.0})
-
-
-def _start(config: TrainConfig, clips: Sequence[Clip], init: Path | None, device: torch.device) -> _Run:
-    sampler = TripletSampler(clips, config.frame_offsets, config.batch_size, config.seed)
-    networks, error_model, earlier = CoopNetworks(config.networks), ErrorModelState.initial(device), 0
-    if init is not None:
-        checkpoint = load_checkpoint(init)
-        if checkpoint.networks.config != config.networks:
-            raise UsageError(
-                f"Checkpoint {init} holds networks of another configuration than the one chosen. Leave --preset away, "
-                "or choose the preset it was trained with."
-            )
-        networks.load_state_dict(checkpoint.networks.state_dict())
-        error_model, earlier = checkpoint.error_model.to(device), checkpoint.metadata.step
-    networks.to(device)
-    groups = [{"params": list(getattr(networks, name).parameters()), "name": name} for name in NETWORKS]
-    focal = None
-    if config.learn_intrinsics and any(clip.camera.assumed for clip in clips):
-        focal = LearnedFocal().to(device)
-        groups.append({"params": list(focal.parameters()), "name": _CAMERA_GROUP})
-    optimiser = torch.optim.Adam(groups, lr=config.optimiser.learning_rate, fused=True)
-    generator = torch.Generator().manual_seed(config.seed)
-    return _Run(
-        networks,
-        optimiser,
-        error_model,
-        sampler,
-        generator,
-        focal,
-        earlier_steps=earlier,
-        fine_tuning=init is not None,
-    )
-
-
-def _state_path(output: Path) -> Path:
-    return output / "state.pt"
-
-
-def _restore(run: _Run, output: Path) -> None:
-    path = _state_path(output)
-    if not path.is_file():
-        raise UsageError(f"Nothing to resume in {output}: {path.name} is missing. Leave --resume away to start anew.")
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        run.networks.load_state_dict(state["networks"])
-        if run.focal is not None:
-            run.focal.load_state_dict(state["focal"])
-        run.optimiser.load_state_dict(state["optimiser"])
-        run.error_model = ErrorModelState.from_floats(state["error_model"], run.error_model.b_r.device)
-        run.sampler.restore(json.loads(state["sampler"]))
-        run.generator.set_state(state["generator"])
-        torch.set_rng_state(state["torch_rng"])
-        run.step, run.best, run.stage_of_best = state["step"], state["best"], state["stage_of_best"]
-        run.skipped = Counter(state["skipped"])
-        run.earlier_steps, run.fine_tuning = state["earlier_steps"], state["fine_tuning"]
-    except (RuntimeError, KeyError, ValueError, EOFError) as error:
-        raise CheckpointError(
-            f"The state of the run in {output} cannot be restored ({error}). Start a new run with --init "
-            f"{output / 'checkpoints' / 'last.safetensors'}."
-        ) from None
-
-
-class _Writer:
-    """Everything a run leaves on disk."""
-
-    def __init__(
-        self, config: TrainConfig, output: Path, clips: Sequence[Clip], facts: dict[str, Any], resume: bool
-    ) -> None:
-        self._config, self._output, self._facts = config, output, facts
-        self._camera = clips[0].camera
-        self.last_path = output / "checkpoints" / "last.safetensors"
-        self.best_path = output / "checkpoints" / "best.safetensors"
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        self._metrics: TextIO = (output / "metrics.jsonl").open("a" if resume else "w")
-        self._tensorboard = SummaryWriter(str(output / "tensorboard"))
-        self._recent: deque[dict[str, float]] = deque(maxlen=_SYMPTOM_LINES)
-        self._said: set[str] = set()
-
-    def log(self, run: _Run, stage: StageConfig, output: StepOutput, rate: float, throughput: float) -> None:
-        """One line of training figures."""
-        values = {"loss": float(output.loss.detach())} | {name: float(value) for name, value in output.terms.items()}
-        if output.rigid_coordinates is not None:
-            state = output.error_model.as_floats()
-            tau, temperature = threshold_and_temperature(output.error_model, self._config.loss.error_model)
-            gates = {
-                "separation": float(output.error_model.separation()),
-                "log_separation": float(output.error_model.log_separation()),
-                "tau": tau,
-                "temperature": temperature,
-            }
-            values |= state | gates
-        if run.focal is not None:
-            values["focal_factor"] = run.focal.factor()
-        values |= {name: float(count) for name, count in run.skipped.items()}
-        values |= gradient_shares(output) | {"lr": rate, "triplets_per_s": throughput}
-        self._recent.append(values | {"step": float(run.step)})
-        self._write({"step": run.step, "stage": stage.name, "validation": False} | values)
-
-    def new_symptoms(self, step_index: int) -> list[str]:
-        """What the last logged steps say has gone wrong and had not been said yet; kept in warnings.txt as well."""
-        if len(self._recent) < _SYMPTOM_LINES or any("e_r" not in values for values in self._recent):
-            return []
-        names = ("e_r", "e_identity", "depth_spread", "moving_share")
-        means = {name: sum(values[name] for values in self._recent) / len(self._recent) for name in names}
-        first, last = self._recent[0], self._recent[-1]
-        steps = max(last["step"] - first["step"], 1.0)
-        means["depth_skipped"] = (last["depth_skipped"] - first["depth_skipped"]) / steps
-        found = symptoms(means, self._config.loss.error_model.maximum_pi)
-        new = {kind: text for kind, text in found.items() if kind not in self._said}
-        self._said |= set(new)
-        if new:
-            with (self._output / "warnings.txt").open("a") as file:
-                file.writelines(f"step {step_index}: {text}\n" for text in new.values())
-        return list(new.values())
-
-    def focal_factors(self) -> list[float]:
-        """All factors of a learned focal length that the run has logged, those before a resume too."""
-        lines = map(json.loads, (self._output / "metrics.jsonl").read_text().splitlines())
-        return [line["focal_factor"] for line in lines if line.get("focal_factor") is not None]
-
-    def log_validation(self, run: _Run, stage: StageConfig, terms: dict[str, float]) -> None:
-        """One line of validation figures."""
-        self._write({"step": run.step, "stage": stage.name, "validation": True} | terms)
-
-    def save(self, run: _Run) -> None:
-        """last.safetensors and state.pt, each replaced whole; the first `best` is the first `last`."""
-        save_checkpoint(self.last_path, run.networks, self._metadata(run, {}))
-        if not self.best_path.exists():
-            save_checkpoint(self.best_path, run.networks, self._metadata(run, {}))
-        partial = _state_path(self._output).with_suffix(".pt.partial")
-        torch.save(_state(run), partial)
-        os.replace(partial, _state_path(self._output))
-
-    def save_best(self, run: _Run, figures: dict[str, float]) -> None:
-        """best.safetensors, with the validation figures it reached."""
-        save_checkpoint(self.best_path, run.networks, self._metadata(run, figures))
-
-    def close(self) -> None:
-        """Close the files."""
-        self._metrics.close()
-        self._tensorboard.close()
-
-    def _write(self, line: dict[str, Any]) -> None:
-        # JSON knows no NaN.
-        rounded = {
-            k: ((round(v, 7) if math.isfinite(v) else None) if isinstance(v, float) else v) for k, v in line.items()
-        }
-        self._metrics.write(json.dumps(rounded) + "\n")
-        self._metrics.flush()
-        prefix = "validation" if line["validation"] else "train"
-        for name, value in line.items():
-            if isinstance(value, float):
-                self._tensorboard.add_scalar(f"{prefix}/{name}", value, line["step"])
-
-    def _camera_matrix(self, run: _Run) -> list[list[float]]:
-        matrix = self._camera.matrix
-        if run.focal is not None and self._camera.assumed:
-            matrix[[0, 1], [0, 1]] *= run.focal.factor()
-        return matrix.tolist()
-
-    def _metadata(self, run: _Run, figures: dict[str, float]) -> CheckpointMetadata:
-        return CheckpointMetadata(
-            networks=self._config.networks.model_dump(mode="json"),
-            width=self._camera.width,
-            height=self._camera.height,
-            camera_matrix=self._camera_matrix(run),
-            error_model=run.error_model.as_floats(),
-            error_model_config=self._config.loss.error_model.model_dump(mode="json"),
-            step=run.earlier_steps + run.step,
-            data=self._facts,
-            figures=figures,
-        )
-
-
-def _state(run: _Run) -> dict[str, Any]:
-    return {
-        "networks": run.networks.state_dict(),
-        "skipped": {name: float(count) for name, count in run.skipped.items()},
-        "focal": None if run.focal is None else run.focal.state_dict(),
-        "optimiser": run.optimiser.state_dict(),
-        "error_model": run.error_model.as_floats(),
-        "sampler": json.dumps(run.sampler.state()),
-        "generator": run.generator.get_state(),
-        "torch_rng": torch.get_rng_state(),
-        "step": run.step,
-        "best": run.best,
-        "stage_of_best": run.stage_of_best,
-        "earlier_steps": run.earlier_steps,
-        "fine_tuning": run.fine_tuning,
-    }
 
 
 def _progress(console: Console | None) -> Progress:

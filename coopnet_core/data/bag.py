@@ -6,9 +6,9 @@ topics are the camera). What callers need of them can be imported from here.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from coopnet_core.data.encodings import (
     decode_image,
 )
 from coopnet_core.data.frames import Frame
+from coopnet_core.data.report import ReadReport as BagReport
 from coopnet_core.geometry.camera import Camera
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "BrokenMessageError",
     "CameraTopics",
     "RawMessage",
+    "RecordedImage",
     "TopicInfo",
     "decode_message",
     "deserialize",
@@ -43,6 +45,7 @@ __all__ = [
     "list_topics",
     "open_bag",
     "read_frames",
+    "read_images",
 ]
 
 # Reasons why a message gives no frame, as they are counted and shown.
@@ -53,35 +56,26 @@ _CLOCK_JUMP_NS = 1_000_000_000
 _PENDING_IMAGES = 8
 
 
-@dataclass
-class BagReport:
-    """What became of the images of one bag; filled while reading.
+@dataclass(frozen=True)
+class RecordedImage:
+    """One image message and what became of it.
 
     Attributes:
-        messages: images gone through (within the chosen range).
-        frames: images that became frames.
-        skipped: images that did not, by reason.
-        examples: the first case of each reason, in words.
-        notes: how pairing and stamps were settled.
-        unread: what of the bag cannot be read.
+        index: its number among the images of its topic, from 0.
+        message: as recorded.
+        header_ns: its header stamp, nanoseconds; None where the message is too broken to have one.
+        stamp_ns: the time it counts for: the header stamp, or the recording time where all stamps are zero; None where
+            the image is not used for want of a stamp.
+        usable: whether it is a frame, as far as it was looked at.
+        frame: the decoded image; None where it is not usable, or was not to be decoded.
     """
 
-    messages: int = 0
-    frames: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
-
-    def skip(self, reason: str, detail: str) -> None:
-        """Count an image that gives no frame."""
-        self.skipped[reason] += 1
-        self.examples.setdefault(reason, detail)
-
-    def note(self, text: str) -> None:
-        """Remember a decision once."""
-        if text not in self.notes:
-            self.notes.append(text)
+    index: int
+    message: RawMessage
+    header_ns: int | None
+    stamp_ns: int | None
+    usable: bool = False
+    frame: Frame | None = None
 
 
 @dataclass(frozen=True)
@@ -185,17 +179,45 @@ def read_frames(
     Raises:
         UsageError: a CameraInfo that no camera can have, or with an unknown distortion model.
     """
+    for image in read_images(bag, topics, report, fov_degrees, frames):
+        if image.frame is not None:
+            yield image.frame
+
+
+def read_images(
+    bag: Bag,
+    topics: CameraTopics,
+    report: BagReport | None = None,
+    fov_degrees: float | None = None,
+    frames: tuple[int, int | None] = (0, None),
+    wanted: Callable[[int], bool] = lambda index: True,
+) -> Iterator[RecordedImage]:
+    """All images of a camera in recorded order, the unusable ones too; `read_frames` gives the frames among them.
+
+    Args:
+        bag, topics, report, fov_degrees, frames: as in `read_frames`.
+        wanted: tells by their number which images to decode. Of the others nothing but the stamp is looked at, and they
+            are not counted in `report.frames`.
+
+    Raises:
+        UsageError: as in `read_frames`.
+    """
     report = report if report is not None else BagReport()
     use_bag_time = _stamps_are_all_zero(bag, topics.image)
     if use_bag_time:
         report.note("all header stamps are zero: recording times are used instead")
     known = _Calibrations(_first_calibration(bag, topics.info))
     reader = _FrameReader(topics, report, known, fov_degrees)
-    for message, stamp_ns in _paired(bag, topics, report, known, frames, use_bag_time):
-        frame = reader.frame(message, stamp_ns)
-        if frame is not None:
-            report.frames += 1
-            yield frame
+    for image in _paired(bag, topics, report, known, frames, use_bag_time):
+        if image.stamp_ns is None or not reader.is_in_order(image.stamp_ns):
+            yield image
+        elif not wanted(image.index):
+            reader.pass_over(image.stamp_ns)
+            yield replace(image, usable=True)
+        else:
+            frame = reader.frame(image.message, image.stamp_ns)
+            report.frames += frame is not None
+            yield replace(image, usable=frame is not None, frame=frame)
     if topics.info is not None and (known.exact or known.nearest):
         changes = "it never changes" if len(known.different) == 1 else f"{len(known.different)} different ones"
         report.note(
@@ -235,9 +257,9 @@ def _paired(
     known: _Calibrations,
     frames: tuple[int, int | None],
     use_bag_time: bool,
-) -> Iterator[tuple[RawMessage, int]]:
-    """(image message, stamp) of the chosen range, each delayed until its CameraInfo arrived or surely will not."""
-    pending: deque[tuple[RawMessage, int]] = deque()
+) -> Iterator[RecordedImage]:
+    """The images of the chosen range, each delayed until its CameraInfo arrived or surely will not."""
+    pending: deque[RecordedImage] = deque()
     index = -1
     for message in bag.messages({topics.image, topics.info} - {None}):
         if message.topic == topics.info:
@@ -247,11 +269,17 @@ def _paired(
             if frames[1] is not None and index >= frames[1] + _PENDING_IMAGES:
                 break
             if index >= frames[0] and (frames[1] is None or index < frames[1]):
-                stamp_ns = _stamp_of(message, report, use_bag_time)
-                pending += [(message, stamp_ns)] if stamp_ns is not None else []
-        while pending and (known.has(pending[0][1]) or len(pending) > _PENDING_IMAGES or topics.info is None):
+                pending.append(_stamped(index, message, report, use_bag_time))
+        while pending and _is_due(pending[0], len(pending), topics, known):
             yield pending.popleft()
     yield from pending
+
+
+def _is_due(image: RecordedImage, waiting: int, topics: CameraTopics, known: _Calibrations) -> bool:
+    """Whether an image need not wait for its CameraInfo any longer."""
+    if image.stamp_ns is None or topics.info is None or waiting > _PENDING_IMAGES:
+        return True
+    return known.has(image.stamp_ns)
 
 
 def _take_calibration(message: RawMessage, known: _Calibrations) -> None:
@@ -263,20 +291,20 @@ def _take_calibration(message: RawMessage, known: _Calibrations) -> None:
         return
 
 
-def _stamp_of(message: RawMessage, report: BagReport, use_bag_time: bool) -> int | None:
-    """The time of an image, or None (counted) when it has none."""
+def _stamped(index: int, message: RawMessage, report: BagReport, use_bag_time: bool) -> RecordedImage:
+    """An image with its time; one that has none is counted."""
     report.messages += 1
     try:
-        stamp_ns = header_stamp(message.data)
+        header_ns = header_stamp(message.data)
     except BrokenMessageError as error:
         report.skip(BROKEN, str(error))
-        return None
+        return RecordedImage(index, message, None, None)
     if use_bag_time:
-        return message.bag_ns
-    if stamp_ns == 0:
+        return RecordedImage(index, message, header_ns, message.bag_ns)
+    if header_ns == 0:
         report.skip(NO_STAMP, f"image recorded at {message.bag_ns} ns")
-        return None
-    return stamp_ns
+        return RecordedImage(index, message, header_ns, None)
+    return RecordedImage(index, message, header_ns, header_ns)
 
 
 class _FrameReader:
@@ -292,11 +320,19 @@ class _FrameReader:
         self._cameras: dict[tuple[_Calibration | None, int, int], Camera | None] = {}
         self._last_ns: int | None = None
 
-    def frame(self, message: RawMessage, stamp_ns: int) -> Frame | None:
-        """The frame, or None (counted)."""
+    def is_in_order(self, stamp_ns: int) -> bool:
+        """Whether an image comes after the last frame, or the clock was set back; else it is counted."""
         if self._last_ns is not None and self._last_ns - _CLOCK_JUMP_NS < stamp_ns <= self._last_ns:
             self._report.skip(OUT_OF_ORDER, f"{stamp_ns} ns after {self._last_ns} ns")
-            return None
+            return False
+        return True
+
+    def pass_over(self, stamp_ns: int) -> None:
+        """Take an image for a frame without looking at it."""
+        self._last_ns = stamp_ns
+
+    def frame(self, message: RawMessage, stamp_ns: int) -> Frame | None:
+        """The frame of an image that is in order, or None (counted)."""
         try:
             image, frame_id = decode_message(message.data, self._topics.msgtype)
         except BrokenMessageError as error:

@@ -59,27 +59,45 @@ def find_camera(bag: Bag, topic: str | None = None, info: str | None = None) -> 
     if topic is not None:
         image = _named_topic(bag, topic, (IMAGE_TYPE, COMPRESSED_TYPE), "--topic")
         return CameraTopics(image.name, _info_for(bag, image, info, True), image.msgtype, "chosen by the user")
-    candidates = [image for image in _image_topics(bag) if not _is_no_picture(bag, image)]
+    choices = camera_choices(bag, info)
+    if len(choices) > 1:
+        listed = "\n".join(
+            f"  --topic {choice.image}  ({choice.msgtype}, {bag.topics[choice.image].count} messages)"
+            for choice in choices
+        )
+        raise UsageError(
+            f"Bag {bag.path} has {len(choices)} image topics that may be the camera; choose one:\n{listed}"
+        )
+    return choices[0]
+
+
+def camera_choices(bag: Bag, info: str | None = None) -> list[CameraTopics]:
+    """What `find_camera` chooses from when no topic is named: one, or several that may all be the camera.
+
+    Args:
+        bag: an open bag.
+        info: CameraInfo topic chosen by the user.
+
+    Raises:
+        UsageError: `info` is not there.
+        NoUsableDataError: there is no image at all; lists what is there.
+    """
+    candidates = [image for image in image_topics(bag) if not _is_no_picture(bag, image)]
     if not candidates:
         raise NoUsableDataError(
             f"Bag {bag.path} has no camera topic: {IMAGE_TYPE} or {COMPRESSED_TYPE} with pictures was expected. "
             f"It has:\n{list_topics(bag)}"
         )
-    calibrated = [image for image in candidates if _info_for(bag, image, info, len(candidates) == 1)]
+    only = len(candidates) == 1
+    calibrated = [image for image in candidates if _info_for(bag, image, info, only)]
     chosen = _one_per_camera(calibrated or candidates)
-    if len(chosen) > 1:
-        choices = "\n".join(f"  --topic {image.name}  ({image.msgtype}, {image.count} messages)" for image in chosen)
-        raise UsageError(
-            f"Bag {bag.path} has {len(chosen)} image topics that may be the camera; choose one:\n{choices}"
-        )
-    image = chosen[0]
-    why = "the only camera topic" if len(candidates) == 1 else f"of {len(candidates)} image topics the one to use"
-    if len(candidates) > 1:
+    why = "the only camera topic" if only else f"of {len(candidates)} image topics the one to use"
+    if not only:
         why += " (calibrated, raw before compressed)" if calibrated else " (raw before compressed)"
-    return CameraTopics(image.name, _info_for(bag, image, info, len(candidates) == 1), image.msgtype, why)
+    return [CameraTopics(image.name, _info_for(bag, image, info, only), image.msgtype, why) for image in chosen]
 
 
-def _image_topics(bag: Bag) -> list[TopicInfo]:
+def image_topics(bag: Bag) -> list[TopicInfo]:
     """All topics of images with messages."""
     return sorted(bag.of_type(IMAGE_TYPE) + bag.of_type(COMPRESSED_TYPE), key=lambda info: info.name)
 

@@ -169,13 +169,26 @@ def decode_compressed(image_format: str, data: Buffer) -> np.ndarray:
             f"CompressedImage format '{image_format}' is not read; JPEG and PNG are. Republish the images with "
             "image_transport as 'compressed' or 'raw'."
         )
-    _check_complete(image_format, content)
+    return decode_picture(content, f"CompressedImage '{image_format}'")
+
+
+def decode_picture(content: bytes, what: str) -> np.ndarray:
+    """The bytes of an image file as (H, W, 3) uint8 RGB, as stored: the rotation of EXIF is not applied.
+
+    Args:
+        content: JPEG or PNG; whatever else OpenCV reads, without a check that it is complete.
+        what: its name, for the error.
+
+    Raises:
+        MalformedImageError: the data is cut off or broken.
+    """
+    _check_complete(what, content)
     try:
         bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # sizes in the file that no image has
+    except cv2.error:  # no data, or sizes in the file that no image has
         bgr = None
     if bgr is None:
-        raise MalformedImageError(f"CompressedImage '{image_format}' of {len(content)} bytes cannot be decoded.")
+        raise MalformedImageError(f"{what} of {len(content)} bytes cannot be decoded.")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
@@ -263,19 +276,20 @@ def _yuv444(luma: np.ndarray, chroma: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
 
 
-def _check_complete(image_format: str, content: bytes) -> None:
-    """Refuse a cut-off file: the decoders would fill the rest with grey and say nothing.
+def _check_complete(what: str, content: bytes) -> None:
+    """Refuse a cut-off JPEG or PNG: the decoders would fill the rest with grey and say nothing.
 
     Raises:
         MalformedImageError: the end marker is missing.
     """
+    complete = True
     if content.startswith(_JPEG_START):
         # Neither marker occurs within coded pixels; an embedded thumbnail has its own pair, before the picture's.
         complete = content.rfind(_JPEG_END) > content.rfind(_JPEG_SCAN) >= 0
-    else:
+    elif content.startswith(_PNG_START):
         complete = _PNG_END in content[-64:]
     if not complete:
-        raise MalformedImageError(f"CompressedImage '{image_format}' of {len(content)} bytes is cut off.")
+        raise MalformedImageError(f"{what} of {len(content)} bytes is cut off.")
 
 
 def _unknown_encoding(encoding: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,19 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from coopnet_core.data.calibration import meta_calibration, read_json
 from coopnet_core.data.frames import Frame, FrameTruth
+from coopnet_core.data.image_files import IMAGE_SUFFIXES, files_with, find_image_folder, named_times, natural_order
 from coopnet_core.data.truth_files import read_depth, read_flow, read_image, read_poses
-from coopnet_core.errors import NoUsableDataError, UsageError
+from coopnet_core.errors import UsageError
 from coopnet_core.geometry.camera import Camera
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_IMAGE_FOLDERS = ("images", "image_0", "image_00", "image_2", "image_02", "rgb", "image", "data")
-_TRUTH_FOLDERS = re.compile(r"depth|flow|disp|mask|semantic|occ", re.IGNORECASE)
 _CUT_SECONDS = 5.0
 _START_NS = 1_000_000_000
 _DEFAULT_FPS = 10.0
 _KITTI_DEPTH_UNITS = 256.0
-_DISTORTION_MODELS = {4: "plumb_bob", 5: "plumb_bob", 8: "rational_polynomial"}
 
 
 @dataclass(frozen=True)
@@ -124,18 +121,18 @@ def open_folder(options: FolderOptions) -> FolderRecording:
         NoUsableDataError: there are no images.
     """
     folder = _image_folder(options)
-    images = sorted(_files(folder, IMAGE_SUFFIXES), key=_natural)
+    images = sorted(files_with(folder, IMAGE_SUFFIXES), key=natural_order)
     if options.frames is not None:
         images = images[: options.frames]
     meta_path = _meta_path(options, folder)
-    meta = _read_meta(meta_path)
+    meta = {} if meta_path is None else read_json(meta_path)
     notes = [f"{len(images)} images in {folder}"]
     height, width = read_image(images[0]).shape[:2]
     camera = _camera(meta, meta_path, width, height)
     notes.append(_describe_camera(camera, meta_path, width, height))
     fps = _rate(options.fps, meta)
     stems = [path.stem for path in images]
-    times = _times(stems)
+    times = named_times(stems)
     poses = _match_poses(options, stems, times, fps, notes)
     depth = _match_files("depth", _beside(options.depth, options), (".png",), images, times, fps, notes)
     flow = _match_files("flow", _beside(options.flow, options), (".flo", ".png"), images, times, fps, notes)
@@ -156,40 +153,10 @@ def open_folder(options: FolderOptions) -> FolderRecording:
 
 
 def _image_folder(options: FolderOptions) -> Path:
-    folder = options.folder
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder. Pass the folder of the images, or the one that holds it.")
-    if _files(folder, IMAGE_SUFFIXES):
-        return folder
-    others = {path.resolve() for path in (_beside(options.depth, options), _beside(options.flow, options)) if path}
-    found = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.is_dir()
-        and path.resolve() not in others
-        and not _TRUTH_FOLDERS.search(path.name)
-        and _files(path, IMAGE_SUFFIXES)
-    ]
-    known = [path for path in found if path.name in _IMAGE_FOLDERS]
-    for choice in (found, known):
-        if len(choice) == 1:
-            return choice[0]
-    if not found:
-        raise NoUsableDataError(
-            f"No image ({', '.join(IMAGE_SUFFIXES)}) in {folder} nor in its folders. Pass the folder of the images."
-        )
-    names = ", ".join(path.name for path in found)
-    raise UsageError(f"{folder} holds several folders of images: {names}. Pass one of them to --from-folder.")
-
-
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    return [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()]
-
-
-def _natural(path: Path) -> list[tuple[int, Any]]:
-    """Sort key in which frame2 comes before frame10."""
-    words = re.split(r"(\d+)", path.name)
-    return [(0, int(word)) if word.isdigit() else (1, word) for word in words]
+    if not options.folder.is_dir():
+        raise UsageError(f"{options.folder} is no folder. Pass the folder of the images, or the one that holds it.")
+    truth = [path for path in (_beside(options.depth, options), _beside(options.flow, options)) if path]
+    return find_image_folder(options.folder, truth, IMAGE_SUFFIXES)
 
 
 def _beside(path: Path | None, options: FolderOptions) -> Path | None:
@@ -215,45 +182,18 @@ def _meta_path(options: FolderOptions, folder: Path) -> Path | None:
     return None
 
 
-def _read_meta(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        meta = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{path}: not readable as JSON ({error}). Expected width, height, fx, fy, cx, cy, fps."
-        ) from None
-    if not isinstance(meta, dict):
-        raise UsageError(f"{path}: a JSON object with width, height, fx, fy, cx, cy, fps was expected.")
-    return meta
-
-
 def _camera(meta: dict[str, Any], path: Path | None, width: int, height: int) -> Camera | None:
-    try:
-        stated = tuple(int(meta.get(name) or size) for name, size in (("width", width), ("height", height)))
-        intrinsics = [None if meta.get(name) is None else float(meta[name]) for name in ("fx", "fy", "cx", "cy")]
-        distortion = tuple(float(value) for value in meta.get("distortion") or ())
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"{path}: width, height, fx, fy, cx, cy, distortion must be numbers or null ({error})."
-        ) from None
+    calibration = meta_calibration(path, meta)
+    stated = (int(meta.get("width") or width), int(meta.get("height") or height))
     if stated != (width, height):
         raise UsageError(
             f"{path} describes images of {stated[0]}x{stated[1]}, the first image has {width}x{height}. The intrinsics "
             "must be those of the stored size: scale fx, cx with the width and fy, cy with the height."
         )
-    if all(value is None for value in intrinsics):
+    if calibration is None:
         return None
-    if any(value is None for value in intrinsics):
-        raise UsageError(f"{path}: fx, fy, cx, cy = {intrinsics}; all four numbers, or four nulls, were expected.")
-    model = meta.get("distortion_model") or _DISTORTION_MODELS.get(len(distortion), "")
-    if distortion and not model:
-        raise UsageError(
-            f"{path}: {len(distortion)} distortion coefficients without distortion_model; 4, 5 (plumb_bob) or 8 "
-            "(rational_polynomial) are understood without it."
-        )
-    return Camera(width, height, *intrinsics, model if distortion else "", distortion)
+    intrinsics = (calibration.fx, calibration.fy, calibration.cx, calibration.cy)
+    return Camera(width, height, *intrinsics, calibration.distortion_model, calibration.distortion)
 
 
 def _describe_camera(camera: Camera | None, path: Path | None, width: int, height: int) -> str:
@@ -273,14 +213,6 @@ def _rate(fps: float | None, meta: dict[str, Any]) -> float:
             f"A rate of {value!r} images per second: a positive number was expected (--fps, or meta.json)."
         )
     return float(value)
-
-
-def _times(stems: list[str]) -> np.ndarray | None:
-    """Seconds, where every stem is a time with decimals (as in the TUM recordings) and they increase."""
-    if not all(re.fullmatch(r"\d+\.\d+", stem) for stem in stems):
-        return None
-    times = np.array([float(stem) for stem in stems])
-    return times if (np.diff(times) > 0).all() else None
 
 
 def _cuts(meta: dict[str, Any], count: int, notes: list[str]) -> list[int]:
@@ -369,8 +301,8 @@ def _match_files(
     if not folder.is_dir():
         raise UsageError(f"--{what} {folder} is no folder.")
     # A folder may hold both the images and their .flo files: the first suffix that occurs is meant.
-    files = next((found for suffix in suffixes if (found := _files(folder, (suffix,)))), [])
-    files = sorted((path for path in files if path not in images), key=_natural)
+    files = next((found for suffix in suffixes if (found := files_with(folder, (suffix,)))), [])
+    files = sorted((path for path in files if path not in images), key=natural_order)
     if not files:
         raise UsageError(f"--{what} {folder} holds no {' or '.join(suffixes)} file besides the images.")
     matched, how = _match_names(files, images, times, fps)
@@ -391,7 +323,7 @@ def _match_names(
     matched = [by_stem.get(path.stem) for path in images]
     if any(matched):
         return matched, "name"
-    file_times = _times([path.stem for path in files])
+    file_times = named_times([path.stem for path in files])
     if times is not None and file_times is not None:
         nearest = _nearest(file_times, times)
         close = np.abs(file_times[nearest] - times) < 0.25 / fps

@@ -18,12 +18,15 @@ class Frame:
         stamp_ns: acquisition time of the image, nanoseconds.
         camera: the camera of exactly this image, or None when uncalibrated.
         frame_id: the camera's optical frame (x right, y down, z forward).
+        sequence: the uninterrupted part of its recording that it belongs to; frames of different ones are no
+            neighbours, whatever their stamps.
     """
 
     image: np.ndarray
     stamp_ns: int
     camera: Camera | None
     frame_id: str = ""
+    sequence: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class Clip:
         camera: the camera at this size.
         moving: (N, H, W) bool, the true moving mask, where it is known (rendered scenes). Training without labels
             never looks at it; the rule `oracle` of experiments does.
+        source: number of the recording it was cut from.
+        weight: share of the training targets that this recording is to give, relative to that of the others; None:
+            as many as it has.
     """
 
     name: str
@@ -44,6 +50,8 @@ class Clip:
     stamps_ns: np.ndarray
     camera: Camera
     moving: np.ndarray | None = None
+    source: int = 0
+    weight: float | None = None
 
     def __len__(self) -> int:
         return len(self.images)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from coopnet_core.data.frames import Clip
-from coopnet_core.errors import NoUsableDataError
+from coopnet_core.distributed import Share
+from coopnet_core.errors import NoUsableDataError, UsageError
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,18 @@ class Batch:
 
 
 class TripletSampler:
-    """Endless shuffled passes over every target of every clip; its position can be saved and restored."""
+    """Endless shuffled passes over every target of every clip; its position can be saved and restored.
+
+    Where the clips have weights, each recording (`Clip.source`) has passes of its own, and each target is drawn from
+    one of them with a probability proportional to its weight, however many targets it has.
+    """
 
     def __init__(self, clips: Sequence[Clip], offsets: Sequence[int], batch_size: int, seed: int) -> None:
         """Index the targets.
 
         Raises:
             NoUsableDataError: no frame has all its neighbours, or the clips differ in size.
+            UsageError: some clips have a weight and some have none.
         """
         self._clips = list(clips)
         self._offsets = tuple(offsets)
@@ -66,18 +73,26 @@ class TripletSampler:
         if len(sizes) > 1:
             raise NoUsableDataError(f"All clips must have one size to be batched, found {sorted(sizes)}. Pass --size.")
         self._rng = np.random.default_rng(seed)
-        self._order = np.empty(0, dtype=np.int64)
-        self._position = 0
+        self._groups, self._shares = _mixture(self._clips, self._targets[:, 0])
+        self._orders = [np.empty(0, dtype=np.int64) for _ in self._groups]
+        self._positions = [0 for _ in self._groups]
 
     def __len__(self) -> int:
         """The number of targets of one pass."""
         return len(self._targets)
 
-    def next(self, sources: int) -> Batch:
-        """The next batch, uint8, with `sources` of the offsets drawn for each target."""
+    def next(self, sources: int, share: Share | None = None) -> Batch:
+        """The next batch, uint8, with `sources` of the offsets drawn for each target.
+
+        Args:
+            sources: per target.
+            share: which of the processes that share each batch this is: it gets its rows alone, but draws for all, so
+                that all stay at one position.
+        """
         rows = [self._targets[self._next_index()] for _ in range(self._batch_size)]
         chosen = [self._choose_offsets(sources) for _ in rows]
-        return self._assemble(rows, chosen)
+        own = (share or Share()).of(self._batch_size)
+        return self._assemble(rows[own], chosen[own])
 
     def sweep(self, batches: int) -> Iterator[Batch]:
         """Up to `batches` batches evenly spread over the clips, always the same ones, all offsets."""
@@ -89,19 +104,35 @@ class TripletSampler:
 
     def state(self) -> dict[str, object]:
         """What `restore` needs to continue exactly here."""
-        return {"rng": self._rng.bit_generator.state, "order": self._order.tolist(), "position": self._position}
+        return {
+            "rng": self._rng.bit_generator.state,
+            "orders": [order.tolist() for order in self._orders],
+            "positions": list(self._positions),
+            "shares": self._shares.tolist(),
+        }
 
-    def restore(self, state: dict[str, object]) -> None:
-        """Continue where `state` was taken."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken.
+
+        Raises:
+            UsageError: it was taken with other weights.
+        """
+        if not np.array_equal(state["shares"], self._shares):
+            before, now = (", ".join(f"{share:.3g}" for share in shares) for shares in (state["shares"], self._shares))
+            raise UsageError(
+                f"The recordings had the shares {before} of the targets, now they have {now}. Resume with the same "
+                "--weights, or start a new run from the weights of this one with --init."
+            )
         self._rng.bit_generator.state = state["rng"]
-        self._order = np.array(state["order"], dtype=np.int64)
-        self._position = int(state["position"])  # type: ignore[call-overload]
+        self._orders = [np.array(order, dtype=np.int64) for order in state["orders"]]
+        self._positions = list(state["positions"])
 
     def _next_index(self) -> int:
-        if self._position >= len(self._order):
-            self._order, self._position = self._rng.permutation(len(self._targets)), 0
-        self._position += 1
-        return int(self._order[self._position - 1])
+        group = 0 if len(self._groups) == 1 else int(self._rng.choice(len(self._groups), p=self._shares))
+        if self._positions[group] >= len(self._orders[group]):
+            self._orders[group], self._positions[group] = self._rng.permutation(len(self._groups[group])), 0
+        self._positions[group] += 1
+        return int(self._groups[group][self._orders[group][self._positions[group] - 1]])
 
     def _choose_offsets(self, sources: int) -> tuple[int, ...]:
         if sources >= len(self._offsets):
@@ -125,3 +156,27 @@ class TripletSampler:
             torch.from_numpy(np.stack(masks))[:, None] if self._masked else None,
             torch.tensor(assumed),
         )
+
+
+def _mixture(clips: Sequence[Clip], clip_of_target: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """The targets of each recording, and the probability of each recording; one recording where there are no weights.
+
+    Args:
+        clips: the clips.
+        clip_of_target: (N,) index of the clip of each target.
+
+    Returns:
+        Indices into the targets, one array per recording that has any; shares (R,) float64 that sum to 1.
+
+    Raises:
+        UsageError: some clips have a weight and some have none.
+    """
+    weights = {clip.source: clip.weight for clip in clips}
+    if all(weight is None for weight in weights.values()):
+        return [np.arange(len(clip_of_target))], np.ones(1)
+    if any(weight is None for weight in weights.values()):
+        raise UsageError("Some recordings have a weight and some have none: one for each was expected.")
+    source_of_target = np.array([clip.source for clip in clips])[clip_of_target]
+    sources = np.unique(source_of_target)
+    shares = np.array([weights[source] for source in sources.tolist()], np.float64)
+    return [np.flatnonzero(source_of_target == source) for source in sources], shares / shares.sum()

@@ -24,6 +24,7 @@ COMMANDS = (
     "evaluate",
     "make_demo_bag",
     "play_bag",
+    "inspect_bags",
     "record_outputs",
     "demo",
 )

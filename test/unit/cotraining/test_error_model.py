@@ -11,6 +11,7 @@ from coopnet_core.cotraining.error_model import (
     Anchor,
     ErrorModelState,
     Evidence,
+    fitted_shares,
     gate_is_open,
     log_disagreement,
     posterior,
@@ -315,3 +316,13 @@ def test_caution_multiplies_the_odds_of_what_is_withheld():
     odds = (careful / (1 - careful) / (plain / (1 - plain)))[between]
     assert torch.allclose(odds, torch.full_like(odds, 4.0), rtol=1e-2)
     assert torch.equal(careful == 0, plain == 0)
+
+
+def test_the_shares_of_the_fitted_model_are_those_of_its_pixels():
+    evidence, anchor, _ = _sample()
+    state = update(ErrorModelState.initial(), evidence, anchor, PHOTOMETRIC)
+    edges = torch.linspace(-0.3, 0.8, 551)
+    shares = fitted_shares(edges, state, PHOTOMETRIC)
+    assert shares.sum().item() == pytest.approx(1, abs=0.01)
+    counts, _ = np.histogram(evidence.delta.numpy(), edges[::10].numpy())
+    np.testing.assert_allclose(shares.view(55, 10).sum(1).numpy(), counts / evidence.delta.numel(), atol=0.012)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from coopnet_core.checkpoint import load_checkpoint
 from coopnet_core.config import StageConfig, load_config
@@ -51,7 +52,11 @@ def test_a_run_leaves_everything(tmp_path):
     assert [line["step"] for line in lines if line["validation"]] == [2, 4]
     assert {"b_r", "b_f", "pi", "fairness", "moving_share", "e_r", "e_f"} <= set(lines[-2])
     assert (tmp_path / "config.yaml").is_file()
-    assert list((tmp_path / "tensorboard").iterdir())
+    curves = EventAccumulator(str(tmp_path / "tensorboard"), {"histograms": 0}).Reload()
+    measured, fitted = (curves.Histograms(f"error_model/delta{part}") for part in ("", "_by_the_model"))
+    assert [event.step for event in measured] == [event.step for event in fitted] == [2, 4]
+    assert 0 < sum(measured[-1].histogram_value.bucket) <= 2 * 2 * CAMERA.width * CAMERA.height
+    assert sum(fitted[-1].histogram_value.bucket) == pytest.approx(sum(measured[-1].histogram_value.bucket), rel=0.5)
     metadata = load_checkpoint(result.best).metadata
     assert metadata.data == {"source": "test"}
     assert metadata.step == 4

@@ -57,7 +57,7 @@ def test_size_is_chosen_from_the_first_camera(tmp_path: Path):
 def test_clips_end_at_gaps(tmp_path: Path, times: list[int], factor: float, expected: list[list[int]]):
     data = prepare(write_bag(tmp_path / "bag", frames_at([(k, k) for k in times])), gap_factor=factor)
     assert [indices(clip) for clip in data.train] == expected
-    (bag,) = data.bags
+    (bag,) = data.sources
     assert bag.short == len(times) - sum(map(len, expected))
     assert bag.rate_hz == pytest.approx(10)
 
@@ -68,7 +68,7 @@ def test_clock_jump_starts_a_new_clip(tmp_path: Path):
         messages.append((IMAGE_TOPIC, IMAGE, stamp(4 + k), make.image(make.picture(k), stamp(k - 100))))
     data = prepare(write_bag(tmp_path / "bag", messages))
     assert [indices(clip) for clip in data.train] == [[0, 1, 2, 3], [-100, -99, -98, -97]]
-    assert data.bags[0].gaps == 1
+    assert data.sources[0].gaps == 1
 
 
 def test_still_frames_are_dropped_and_do_not_cut(tmp_path: Path):
@@ -76,7 +76,7 @@ def test_still_frames_are_dropped_and_do_not_cut(tmp_path: Path):
     bag = write_bag(tmp_path / "bag", frames_at(order))
     data = prepare(bag)
     assert [indices(clip) for clip in data.train] == [[0, 1, 2, 8, 9]]
-    assert (data.bags[0].still, data.bags[0].gaps) == (5, 0)
+    assert (data.sources[0].still, data.sources[0].gaps) == (5, 0)
     assert [len(clip) for clip in prepare(bag, still_threshold=0.0).train] == [10]
 
 
@@ -106,8 +106,8 @@ def test_change_of_size_starts_a_new_clip_at_the_same_network_size(tmp_path: Pat
     assert [indices(clip) for clip in data.train] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert [clip.images.shape[1:] for clip in data.train] == [(64, 96, 3)] * 2
     assert data.train[1].camera.fx == pytest.approx(80.0)
-    assert data.bags[0].changes == 1
-    assert [text.split()[0] for text in data.bags[0].source] == ["96x64", "192x128"]
+    assert data.sources[0].changes == 1
+    assert [text.split()[0] for text in data.sources[0].cameras] == ["96x64", "192x128"]
 
 
 def test_change_of_calibration_starts_a_new_clip(tmp_path: Path):
@@ -131,19 +131,19 @@ def test_several_bags_of_different_cameras(tmp_path: Path):
     camera = data.train[1].camera
     assert (camera.fx, camera.cx, camera.cy) == pytest.approx((51.2, 47.5, 31.5))
     data = prepare(front, rear, topics=("/rear/image_raw", IMAGE_TOPIC))
-    assert [bag.topics.image for bag in data.bags] == [IMAGE_TOPIC, "/rear/image_raw"]
+    assert [source.camera for source in data.sources] == [IMAGE_TOPIC, "/rear/image_raw"]
 
 
 def test_validation_is_the_last_block_in_time(tmp_path: Path):
     data = prepare(write_bag(tmp_path / "bag", recording(20)), validation_share=0.25)
     assert [indices(clip) for clip in data.train] == [list(range(15))]
     assert [indices(clip) for clip in data.validation] == [list(range(15, 20))]
-    assert (data.bags[0].train, data.bags[0].validation) == (15, 5)
+    assert (data.sources[0].train, data.sources[0].validation) == (15, 5)
 
 
 def test_validation_share_too_small_for_a_clip_is_given_to_training(tmp_path: Path):
     data = prepare(write_bag(tmp_path / "bag", recording(10)), validation_share=0.1)
-    assert (data.bags[0].train, data.validation) == (10, [])
+    assert (data.sources[0].train, data.validation) == (10, [])
 
 
 def test_whole_bags_for_validation(tmp_path: Path):
@@ -151,7 +151,7 @@ def test_whole_bags_for_validation(tmp_path: Path):
     data = prepare(one, two, validation_bags=(two,), validation_share=0.5)
     assert [clip.name for clip in data.train] == ["one[0:6]"]
     assert [clip.name for clip in data.validation] == ["two[0:6]"]
-    with pytest.raises(NoUsableDataError, match="every bag is for validation"):
+    with pytest.raises(NoUsableDataError, match="every source is for validation"):
         prepare(one, validation_bags=(one,))
 
 
@@ -160,7 +160,7 @@ def test_unusable_images_are_counted_and_do_not_stop(tmp_path: Path):
     messages[9] = (*messages[9][:3], make.image(make.picture(4), stamp(4), data=np.zeros(30, np.uint8)))
     data = prepare(write_bag(tmp_path / "bag", messages))
     assert [indices(clip) for clip in data.train] == [[0, 1, 2, 3, 5, 6, 7, 8, 9]]
-    assert data.bags[0].report.skipped == {MALFORMED: 1}
+    assert data.sources[0].report.skipped == {MALFORMED: 1}
 
 
 def test_one_unusable_bag_of_several_is_named(tmp_path: Path):

@@ -1,3 +1,6 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +9,7 @@ from coopnet_core.config import AugmentationConfig
 from coopnet_core.data.augmentation import augment, to_float
 from coopnet_core.data.frames import Clip
 from coopnet_core.data.triplets import Batch, TripletSampler
-from coopnet_core.errors import NoUsableDataError
+from coopnet_core.errors import NoUsableDataError, UsageError
 from coopnet_core.geometry.camera import Camera
 
 CAMERA = Camera(8, 6, 7.0, 7.0, 3.0, 2.5)
@@ -52,6 +55,51 @@ def test_a_restored_sampler_goes_on_alike():
     other = TripletSampler(clips, (-1, 1), 2, seed=99)
     other.restore(state)
     assert all(torch.equal(a, other.next(1).sources) for a in expected)
+
+
+def _mixture(weights=(3.0, 1.0)):
+    """Two recordings: one of 10 targets in two clips, one of 60."""
+    clips = [(0, 6, 0), (10, 8, 0), (100, 62, 1)]
+    return [replace(_clip(first, count), source=source, weight=weights[source]) for first, count, source in clips]
+
+
+def test_a_mixture_is_drawn_by_its_weights_not_by_its_lengths():
+    sampler = TripletSampler(_mixture(), (-1, 1), 8, seed=0)
+    drawn = np.concatenate([sampler.next(2).target[:, 0, 0, 0].numpy() for _ in range(500)])
+    first = (drawn < 100).mean()
+    # 4000 draws with probability 3/4: a standard deviation of 0.0068. By length it would be 10/70.
+    assert abs(first - 0.75) < 4 * 0.0068
+    # Within a recording every target comes equally often, whatever clip it is in: passes, not single draws.
+    for low, high, targets in ((0, 100, 10), (100, 255, 60)):
+        counts = np.bincount(drawn[(drawn >= low) & (drawn < high)])
+        counts = counts[counts > 0]
+        assert len(counts) == targets
+        assert counts.max() - counts.min() <= 1
+
+
+def test_neighbours_in_a_mixture_are_of_one_clip():
+    batch = TripletSampler(_mixture(), (-1, 1), 64, seed=0).next(2)
+    target, sources = batch.target[:, 0, 0, 0].long(), batch.sources[:, :, 0, 0, 0].long()
+    assert (sources == target[:, None] + torch.tensor([-1, 1])).all()
+
+
+def test_a_restored_mixture_goes_on_alike_and_other_weights_are_refused():
+    sampler = TripletSampler(_mixture(), (-1, 1), 4, seed=3)
+    sampler.next(1)
+    state = json.loads(json.dumps(sampler.state()))
+    expected = [sampler.next(1).sources for _ in range(40)]
+    other = TripletSampler(_mixture((0.75, 0.25)), (-1, 1), 4, seed=99)  # the same shares
+    other.restore(state)
+    assert all(torch.equal(a, other.next(1).sources) for a in expected)
+    with pytest.raises(UsageError, match=r"0\.75, 0\.25 .* now they have 0\.5, 0\.5"):
+        TripletSampler(_mixture((1.0, 1.0)), (-1, 1), 4, seed=3).restore(state)
+    with pytest.raises(UsageError, match="now they have 1"):
+        TripletSampler([_clip(0, 9)], (-1, 1), 4, seed=3).restore(state)
+
+
+def test_weights_for_some_only_are_refused():
+    with pytest.raises(UsageError, match="one for each"):
+        TripletSampler(_mixture((1.0, None)), (-1, 1), 4, seed=0)
 
 
 def test_mixed_sizes_and_empty_data_are_refused():

@@ -29,6 +29,7 @@ class Calls:
 
     made: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
+    out_of_patience: bool = False
     error: BaseException | None = None
     focal: trainer.FocalResult | None = None
 
@@ -38,7 +39,9 @@ class Calls:
         )
         if self.error:
             raise self.error
-        return trainer.TrainResult(output / "best", output / "last", 7, self.interrupted, self.focal)
+        return trainer.TrainResult(
+            output / "best", output / "last", 7, self.interrupted, self.focal, self.out_of_patience
+        )
 
 
 @pytest.fixture
@@ -106,7 +109,7 @@ def test_the_trainer_gets_data_and_settings(bag: Path, calls: Calls, tmp_path: P
     assert made["train"][0].images.shape == (27, 64, 96, 3)
     assert (made["output"], made["init"], made["resume"]) == (tmp_path / "run", None, False)
     facts = made["data_facts"]
-    assert facts["bags"][0]["train_frames"] == 27
+    assert facts["sources"][0]["train_frames"] == 27
     assert len(facts["train_sha256"]) == 64
     json.dumps(facts)
 
@@ -137,6 +140,12 @@ def test_trainer_interrupted_or_diverged(bag: Path, calls: Calls, tmp_path: Path
     assert run(bag, "-o", tmp_path / "run", "--device", "cpu") == 130
 
 
+def test_the_end_of_the_patience_is_said(bag: Path, calls: Calls, tmp_path: Path, capsys):
+    calls.out_of_patience = True
+    assert run(bag, "-o", tmp_path / "run", "--device", "cpu", "--set", "patience=3") == 0
+    assert "ended at step 7: 3 validations in a row found nothing better" in capsys.readouterr().out
+
+
 def test_interrupted_while_reading(bag: Path, calls: Calls, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -162,11 +171,11 @@ def refused(capsys, code: int, *arguments: object) -> str:
 
 
 def test_missing_and_empty_bags(tmp_path: Path, calls: Calls, capsys):
-    assert "No bag at" in refused(capsys, 2, tmp_path / "absent", "--dry-run")
+    assert "No recording at" in refused(capsys, 2, tmp_path / "absent", "--dry-run")
     assert "is empty" in refused(capsys, 3, write_bag(tmp_path / "empty", []), "--dry-run")
     (tmp_path / "folder").mkdir()
     assert "it holds: nothing" in refused(capsys, 3, tmp_path / "folder", "--dry-run")
-    assert "No bag was named" in refused(capsys, 2, "--dry-run")
+    assert "No recording was named" in refused(capsys, 2, "--dry-run")
 
 
 def test_no_camera_or_several(tmp_path: Path, calls: Calls, capsys):
@@ -296,12 +305,15 @@ def test_help_and_settings(calls: Calls, capsys):
     assert "loss.error_model.em_steps" in said
 
 
-def test_more_than_the_memory(tmp_path: Path, calls: Calls, capsys, monkeypatch: pytest.MonkeyPatch, bag: Path):
+def test_more_than_the_memory_and_the_disk(tmp_path: Path, calls: Calls, capsys, monkeypatch, bag: Path):
     def refuse(*_: object) -> None:
-        raise MemoryError
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("coopnet_core.data.clips.np.empty", refuse)
-    assert "--frames A:B" in refused(capsys, 2, bag, "--dry-run")
+    monkeypatch.setattr("coopnet_core.data.frame_store.free_memory", lambda: 0)
+    monkeypatch.setattr("coopnet_core.data.frame_store.os.posix_fallocate", refuse)
+    said = refused(capsys, 2, bag, "--dry-run")
+    assert "--frames A:B" in said
+    assert "No space left on device" in said
 
 
 # With the real trainer
@@ -339,7 +351,7 @@ def test_ctrl_c_saves_and_can_be_resumed(bag: Path, tmp_path: Path):
     process = subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 60
-        while not (output / "state.pt").exists():
+        while not (output / "metrics.jsonl").exists() or not (output / "metrics.jsonl").read_bytes():
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -352,3 +364,16 @@ def test_ctrl_c_saves_and_can_be_resumed(bag: Path, tmp_path: Path):
     done = read_metadata(output / "checkpoints" / "last.safetensors").step
     assert 1 <= done < 5000
     assert run(bag, "-o", output, "--resume", "--steps", done + 1) == 0
+
+
+def test_two_processes_of_torchrun_are_one_run(bag: Path, tmp_path: Path):
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "coopnet_ros.train_from_bags", bag, "-o", output, "--steps", 2, *TINY]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("last checkpoint") == 1
+    assert max(json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()) == 2
+    # Their run folder is that of one process, and so is what a single one does with it.
+    assert run(bag, "-o", output, "--resume", "--steps", 3) == 0
