@@ -44,7 +44,7 @@ from coopnet_core.errors import NoUsableDataError
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.prediction import Prediction
 from coopnet_ros.coopnet_node import CoopnetNode
-from coopnet_ros.diagnostics import Statistics
+from coopnet_ros.diagnostics import Statistics, percentiles
 from coopnet_ros.interface import COMPUTED_TOPICS, topic_type
 from coopnet_ros.messages import camera_info_message, image_message
 from coopnet_ros.sequence import NANOSECONDS
@@ -306,8 +306,8 @@ def case_figures(case: Case, connection: Connection) -> dict[str, object]:
 
 
 def _percentiles(milliseconds: list[float]) -> dict[str, float]:
-    median, high = np.percentile(milliseconds, [50, 95])
-    return {"p50_ms": float(median), "p95_ms": float(high)}
+    median, high = percentiles(milliseconds)
+    return {"p50_ms": median, "p95_ms": high}
 
 
 def measure(cases: list[Case]) -> list[dict[str, object]]:

@@ -169,7 +169,7 @@ def _distortion_maps(camera: Camera, target: Camera) -> tuple[np.ndarray, np.nda
     return cv2.initUndistortRectifyMap(camera.matrix, coefficients, np.eye(3), target.matrix, size, cv2.CV_32FC1)
 
 
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """A 64x32 grey copy, (32, 64) float32 in 0-255, of an (H, W, 3) uint8 image: shows whether anything moved."""
-    small = cv2.resize(image, _THUMBNAIL_SIZE, interpolation=cv2.INTER_AREA)
+def thumbnail(image: np.ndarray, size: tuple[int, int] = _THUMBNAIL_SIZE) -> np.ndarray:
+    """A grey copy of an (H, W, 3) uint8 image, float32 in 0-255, of (width, height) `size`: shows what moved."""
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import cv2
 
+from coopnet_core.files import write_whole
+
 _MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif"}
 _LARGEST_PNG = 100_000
 _STYLE = """
@@ -80,10 +82,8 @@ def write_report(path: Path, title: str, sections: Sequence[Section], intro: Seq
 
 def write_json(path: Path, report: Mapping[str, object]) -> Path:
     """Write a report as JSON; numbers that are not finite become null. The file is replaced whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(finite(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    text = json.dumps(finite(report), indent=2, allow_nan=False) + "\n"
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     return path
 
 

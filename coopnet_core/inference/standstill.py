@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from enum import Enum
 
-import cv2
 import numpy as np
+
+from coopnet_core.data.prepare import thumbnail
 
 _SIZE = (128, 64)
 _BLOCK = 8
@@ -40,8 +41,7 @@ class Change(Enum):
 
 def small_view(image: np.ndarray) -> np.ndarray:
     """A grey copy, (64, 128) float32 in 0-255, of an (H, W, 3) uint8 image."""
-    small = cv2.resize(image, _SIZE, interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return thumbnail(image, _SIZE)
 
 
 def compare(before: np.ndarray, now: np.ndarray) -> Change:
@@ -55,12 +55,13 @@ def compare(before: np.ndarray, now: np.ndarray) -> Change:
     """
     gain = float(np.clip(before.mean() / max(float(now.mean()), 1.0), *_GAIN))
     difference = _block_means(np.abs(gain * now - before))
-    gradient = np.minimum(_gradient(before), _gradient(now))
+    gradient_before = _gradient(before)
+    gradient = np.minimum(gradient_before, _gradient(now))
     textured = gradient > _LEAST_GRADIENT
     if textured.sum() < _LEAST_BLOCKS:
         return Change.UNKNOWN
     excess = np.maximum(difference - min(float(np.percentile(difference, 10)), _MOST_NOISE), 0.0)
-    shift = excess / np.maximum(_gradient(before), _LEAST_GRADIENT)
+    shift = excess / np.maximum(gradient_before, _LEAST_GRADIENT)
     median = _weighted_median(shift[textured], gradient[textured])
     if median > _CAMERA_SHIFT:
         return Change.CAMERA
