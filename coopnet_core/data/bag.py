@@ -24,7 +24,7 @@ from coopnet_core.data.encodings import (
     decode_image,
 )
 from coopnet_core.data.frames import Frame
-from coopnet_core.data.report import ReadReport as BagReport
+from coopnet_core.data.report import ReadReport
 from coopnet_core.geometry.camera import Camera
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "COMPRESSED_TYPE",
     "IMAGE_TYPE",
     "Bag",
-    "BagReport",
     "BrokenMessageError",
     "CameraTopics",
     "RawMessage",
@@ -156,7 +155,7 @@ class _Calibrations:
 def read_frames(
     bag: Bag,
     topics: CameraTopics,
-    report: BagReport | None = None,
+    report: ReadReport | None = None,
     fov_degrees: float | None = None,
     frames: tuple[int, int | None] = (0, None),
 ) -> Iterator[Frame]:
@@ -187,7 +186,7 @@ def read_frames(
 def read_images(
     bag: Bag,
     topics: CameraTopics,
-    report: BagReport | None = None,
+    report: ReadReport | None = None,
     fov_degrees: float | None = None,
     frames: tuple[int, int | None] = (0, None),
     wanted: Callable[[int], bool] = lambda index: True,
@@ -202,7 +201,7 @@ def read_images(
     Raises:
         UsageError: as in `read_frames`.
     """
-    report = report if report is not None else BagReport()
+    report = report if report is not None else ReadReport()
     use_bag_time = _stamps_are_all_zero(bag, topics.image)
     if use_bag_time:
         report.note("all header stamps are zero: recording times are used instead")
@@ -253,7 +252,7 @@ def _first_calibration(bag: Bag, topic: str | None) -> _Calibration | None:
 def _paired(
     bag: Bag,
     topics: CameraTopics,
-    report: BagReport,
+    report: ReadReport,
     known: _Calibrations,
     frames: tuple[int, int | None],
     use_bag_time: bool,
@@ -291,7 +290,7 @@ def _take_calibration(message: RawMessage, known: _Calibrations) -> None:
         return
 
 
-def _stamped(index: int, message: RawMessage, report: BagReport, use_bag_time: bool) -> RecordedImage:
+def _stamped(index: int, message: RawMessage, report: ReadReport, use_bag_time: bool) -> RecordedImage:
     """An image with its time; one that has none is counted."""
     report.messages += 1
     try:
@@ -311,7 +310,7 @@ class _FrameReader:
     """Turns image messages into frames, one after the other."""
 
     def __init__(
-        self, topics: CameraTopics, report: BagReport, known: _Calibrations, fov_degrees: float | None
+        self, topics: CameraTopics, report: ReadReport, known: _Calibrations, fov_degrees: float | None
     ) -> None:
         self._topics = topics
         self._report = report

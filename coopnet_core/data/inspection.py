@@ -17,7 +17,6 @@ from coopnet_core.data.bag import (
     CAMERA_INFO_TYPE,
     COMPRESSED_TYPE,
     Bag,
-    BagReport,
     BrokenMessageError,
     CameraTopics,
     RecordedImage,
@@ -47,6 +46,7 @@ from coopnet_core.data.inspection_facts import (
     TrainingFacts,
 )
 from coopnet_core.data.inspection_watch import Watch, median, plan_looks
+from coopnet_core.data.report import ReadReport
 from coopnet_core.data.sources.bags import choose_topics, expected_images, nothing_usable
 from coopnet_core.data.sources.cameras import CameraChooser
 from coopnet_core.errors import CoopnetError, UsageError
@@ -162,7 +162,7 @@ def _inspect_camera(
     prepare = options.prepare
     expected = expected_images(bag, topics, prepare)
     plan = plan_looks(prepare.frames[0], expected, _wished_images(bag, topics, options))
-    report = BagReport()
+    report = ReadReport()
     watch = Watch(size, plan, options)
     problem = ""
     fov_degrees = options.assumed_fov if prepare.fov_degrees is None else prepare.fov_degrees

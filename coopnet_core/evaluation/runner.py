@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coopnet_core.data.bag import BagReport, find_camera, open_bag, read_frames
+from coopnet_core.data.bag import find_camera, open_bag, read_frames
 from coopnet_core.data.bag_truth import BagTruth, read_truth, static_transform
 from coopnet_core.data.frames import Frame
+from coopnet_core.data.report import ReadReport
 from coopnet_core.errors import NoUsableDataError, UsageError
 from coopnet_core.evaluation.gallery import Gallery, draw_trajectories
 from coopnet_core.evaluation.recorded import RecordedPredictions
@@ -132,7 +133,7 @@ def _evaluate(
     on_frame: OnFrame | None,
 ) -> dict[str, object]:
     session = EvaluationSession(options)
-    read = BagReport()
+    read = ReadReport()
     with open_bag(selection.bag) as bag:
         topics = find_camera(bag, selection.topic, selection.info)
         expected = _expected_frames(bag.topics[topics.image].count, selection.frames)
@@ -193,7 +194,7 @@ def _expected_frames(count: int, frames: tuple[int, int | None]) -> int:
     return max(0, stop - start)
 
 
-def _nothing_evaluated(selection: BagSelection, topic: str, read: BagReport) -> str:
+def _nothing_evaluated(selection: BagSelection, topic: str, read: ReadReport) -> str:
     reasons = "; ".join(f"{count} {reason}" for reason, count in read.skipped.items())
     first, last = selection.frames
     return (

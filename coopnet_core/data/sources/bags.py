@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from coopnet_core.data.bag import Bag, BagReport, CameraTopics, find_camera, open_bag, read_frames
+from coopnet_core.data.bag import Bag, CameraTopics, find_camera, open_bag, read_frames
 from coopnet_core.data.frames import Frame
 from coopnet_core.data.image_files import absolute
+from coopnet_core.data.report import ReadReport
 from coopnet_core.data.sources.cameras import CameraChooser
 from coopnet_core.data.sources.interface import SourceOptions, describe_nothing_usable, uncalibrated
 from coopnet_core.errors import CoopnetError
@@ -40,7 +41,7 @@ class BagSource:
             f"{found}; a sensor_msgs/CameraInfo with the focal length was expected: name its topic with --camera-info",
         )
         self.count = self._bag.topics[topics.image].count
-        self.report = BagReport()
+        self.report = ReadReport()
         self._cameras = CameraChooser(options, self.report)
 
     def frames(self) -> Iterator[Frame]:
@@ -73,7 +74,7 @@ def expected_images(bag: Bag, topics: CameraTopics, options: SourceOptions) -> i
     return options.selected(bag.topics[topics.image].count)
 
 
-def nothing_usable(bag: Bag, topics: CameraTopics, report: BagReport, options: SourceOptions) -> str:
+def nothing_usable(bag: Bag, topics: CameraTopics, report: ReadReport, options: SourceOptions) -> str:
     """The message for a bag whose images all had to be skipped."""
     read = replace(report, unread=bag.problems)
     return describe_nothing_usable(f"Bag {bag.path}", topics.image, bag.topics[topics.image].count, read, options)

@@ -19,21 +19,21 @@ from coopnet_core.data.bag import (
     NO_STAMP,
     OTHER_SIZE,
     OUT_OF_ORDER,
-    BagReport,
     find_camera,
     open_bag,
     read_frames,
 )
 from coopnet_core.data.bag_storage import zstd
 from coopnet_core.data.frames import Frame
+from coopnet_core.data.report import ReadReport
 from coopnet_core.errors import CoopnetError, NoUsableDataError, UsageError
 
 STORAGES = ("mcap", "sqlite3")
 TF = "tf2_msgs/msg/TFMessage"
 
 
-def read(path: Path, topic: str | None = None, info: str | None = None, **options) -> tuple[list[Frame], BagReport]:
-    report = BagReport()
+def read(path: Path, topic: str | None = None, info: str | None = None, **options) -> tuple[list[Frame], ReadReport]:
+    report = ReadReport()
     with open_bag(path) as bag:
         frames = list(read_frames(bag, find_camera(bag, topic, info), report, **options))
     return frames, report
