@@ -53,6 +53,8 @@ OUT_OF_ORDER, NO_STAMP, OTHER_SIZE = "stamp not increasing", "header stamp is ze
 
 _CLOCK_JUMP_NS = 1_000_000_000
 _PENDING_IMAGES = 8
+_KNOWN_CALIBRATIONS = 64
+"""How many of the CameraInfo messages met last are remembered by their stamps."""
 
 
 @dataclass(frozen=True)
@@ -123,18 +125,17 @@ class _Calibrations:
     """The CameraInfo messages met so far, to be looked up by image stamp."""
 
     def __init__(self, first: _Calibration | None) -> None:
-        self._by_stamp: dict[int, _Calibration] = {}
-        self._order: deque[int] = deque(maxlen=64)
+        self._by_stamp: dict[int, _Calibration] = {}  # from the one met longest ago to the newest
         self._latest = first
         self.different: set[_Calibration] = {first} if first else set()
         self.exact, self.nearest = 0, 0
 
     def add(self, stamp_ns: int, calibration: _Calibration) -> None:
         """Take in the next message."""
-        if len(self._order) == self._order.maxlen:
-            self._by_stamp.pop(self._order[0], None)
-        self._order.append(stamp_ns)
+        self._by_stamp.pop(stamp_ns, None)  # met again, it is the newest
         self._by_stamp[stamp_ns] = calibration
+        if len(self._by_stamp) > _KNOWN_CALIBRATIONS:
+            del self._by_stamp[next(iter(self._by_stamp))]
         self.different.add(calibration)
 
     def has(self, stamp_ns: int) -> bool:
@@ -148,7 +149,7 @@ class _Calibrations:
             self._latest = self._by_stamp[stamp_ns]
             return self._latest
         self.nearest += 1
-        before = [known for known in self._order if known <= stamp_ns]
+        before = [known for known in self._by_stamp if known <= stamp_ns]
         return self._by_stamp[max(before)] if before else self._latest
 
 

@@ -7,7 +7,6 @@ start.
 
 from __future__ import annotations
 
-import sqlite3
 import struct
 import sys
 from binascii import crc32
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
+from urllib.parse import quote
 
 import apsw
 import lz4.frame
@@ -46,7 +46,6 @@ _DAMAGE = (
     MemoryError,
     struct.error,
     apsw.Error,
-    sqlite3.Error,
     zstd.ZstdError,
 )
 _SQLITE_SKIPS = 64
@@ -111,6 +110,9 @@ def open_storage(path: Path) -> StorageFile:
         ) from None
     if size == 0:
         raise NoUsableDataError(f"{path} is empty (0 bytes). Was the recording stopped before anything was written?")
+    missing = _missing_of_sqlite(path) if path.suffix == ".db3" else ""
+    if missing:
+        return _salvage(path, missing)
     try:
         return _IndexedFile(path)
     except _DAMAGE as error:
@@ -355,13 +357,63 @@ _DECOMPRESSORS: dict[str, tuple[Callable[[bytes], bytes], Callable[[], Callable[
 }
 
 
+def _missing_of_sqlite(path: Path) -> str:
+    """How much of a sqlite3 file is cut off, by its own header; "" where all is there or the header cannot be believed.
+
+    Source: sqlite.org/fileformat.html, 1.3: page size at byte 16, number of pages at 28, valid if 24 and 92 agree.
+    """
+    with path.open("rb") as file:
+        header = file.read(100)
+    if len(header) < 100 or header[24:28] != header[92:96]:
+        return ""
+    page = int.from_bytes(header[16:18], "big")
+    expected = int.from_bytes(header[28:32], "big") * (65536 if page == 1 else page)
+    size = path.stat().st_size
+    return f"cut off: {size} of {expected} bytes" if size < expected else ""
+
+
+class _FileWithoutInventedPages(apsw.VFSFile):
+    """A file behind whose end there is an error: SQLite takes what is missing there for zeros, in pictures too."""
+
+    def xRead(self, amount: int, offset: int) -> bytes:
+        """As `apsw.VFSFile.xRead`.
+
+        Raises:
+            apsw.IOError: the file ends before.
+        """
+        data = super().xRead(amount, offset)
+        if len(data) < amount:
+            raise apsw.IOError(f"the file ends at byte {offset + len(data)}")
+        return data
+
+
+_VFS_NAME = "coopnet_without_invented_pages"
+
+
+class _VfsWithoutInventedPages(apsw.VFS):
+    """The system's files, as `_FileWithoutInventedPages`."""
+
+    def __init__(self) -> None:
+        super().__init__(_VFS_NAME, base="")
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
+        """As `apsw.VFS.xOpen`."""
+        return _FileWithoutInventedPages("", name, flags)
+
+
+_VFS = _VfsWithoutInventedPages()
+"""Known to SQLite by its name as long as this lives."""
+
+
 class _SalvagedSqlite:
     """A damaged sqlite3 file, its messages read row by row, passing over the lost pages."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.problems: list[str] = []
-        self._database = sqlite3.connect(f"file:{path.resolve().as_posix()}?mode=ro&immutable=1", uri=True)
+        address = f"file:{quote(path.resolve().as_posix())}?immutable=1"
+        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        self._database = apsw.Connection(address, flags=flags, vfs=_VFS_NAME)
         try:
             # Without this SQLite refuses a file that is shorter than its header says.
             self._database.execute("PRAGMA writable_schema=ON")
@@ -383,7 +435,7 @@ class _SalvagedSqlite:
         """See `StorageFile`."""
         wanted = {key: name for key, (name, _) in self._names.items() if name in names}
         for topic, bag_ns, data in self._rows("data"):
-            if topic in wanted and isinstance(data, bytes):
+            if topic in wanted and isinstance(bag_ns, int) and isinstance(data, bytes):
                 yield RawMessage(wanted[topic], bag_ns, data)
 
     def close(self) -> None:
@@ -397,10 +449,12 @@ class _SalvagedSqlite:
         while failures < _SQLITE_SKIPS:
             try:
                 for row, topic, bag_ns, value in self._database.execute(query, (last + step,)):
+                    if row <= last:
+                        raise apsw.CorruptError("the rows of messages run in a circle")
                     yield topic, bag_ns, value
                     last, step = row, 1
                 return
-            except (sqlite3.DatabaseError, OverflowError):
+            except (apsw.Error, OverflowError):
                 failures += 1
                 step *= 2
                 problem = f"{self.path.name}: part of the database is lost"

@@ -32,11 +32,13 @@ def test_the_topics(make_rig, transport, source):
     rig = make_rig(image_transport=transport, scale_source=source)
     node = ("coopnet", "/")
     outputs, inputs = declared("out"), declared("in", f"image_transport: {transport}", f"scale_source: {source}")
-    # what an earlier node of this name had is still known for a moment
-    rig.wait(lambda: seen(rig.peer.get_publisher_names_and_types_by_node(*node)) == outputs, f"publishers {outputs}")
-    rig.wait(lambda: seen(rig.peer.get_subscriber_names_and_types_by_node(*node)) == inputs, f"subscribers {inputs}")
-    assert seen(rig.peer.get_publisher_names_and_types_by_node(*node)) == outputs
-    assert seen(rig.peer.get_subscriber_names_and_types_by_node(*node)) == inputs
+
+    def ours() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        publishers = seen(rig.peer.get_publisher_names_and_types_by_node(*node))
+        return publishers, seen(rig.peer.get_subscriber_names_and_types_by_node(*node))
+
+    # What an earlier node of this name had is still known for a moment.
+    rig.wait(lambda: ours() == (outputs, inputs), f"publishers {outputs} and subscribers {inputs}")
 
 
 def test_the_services(make_rig):

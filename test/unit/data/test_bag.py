@@ -511,6 +511,45 @@ def test_compressed_file_cut_at_its_start(tmp_path: Path, storage: str):
         open_bag(bag)
 
 
+@pytest.mark.parametrize(
+    ("storage", "compression"),
+    [(name, how) for name in STORAGES for how in (None, "message", "file")] + [("mcap", "storage")],
+)
+def test_a_bag_cut_anywhere_gives_the_images_before_the_cut(tmp_path: Path, storage: str, compression: str | None):
+    """Never a picture completed with zeros, never one twice, never fewer for a longer file."""
+    count = 40
+    bag = write_bag(tmp_path / "bag", recording(count, width=48, height=32), storage, compression)
+    path = make.storage_file(bag)
+    content, found = path.read_bytes(), []
+    for offset in np.linspace(0, len(content), 31).astype(int):
+        path.write_bytes(content[:offset])
+        try:
+            frames, report = read(bag)
+        except NoUsableDataError:
+            found.append(0)
+            continue
+        assert [frame.stamp_ns for frame in frames] == [stamp(index) for index in range(len(frames))]
+        for index, frame in enumerate(frames):
+            np.testing.assert_array_equal(frame.image, make.picture(index, 48, 32))
+        assert offset == len(content) or report.unread, "the loss is not said"
+        found.append(len(frames))
+    assert found == sorted(found)
+    assert found[-1] == count
+    # Compressed as a whole, a file this small is two or three blocks.
+    blocks = compression in ("file", "storage")
+    assert found[-2] >= (count // 3 if blocks else count - 3)
+    assert blocks or found[15] >= count // 3
+
+
+def test_a_calibration_met_twice_is_forgotten_no_earlier_than_one_met_once(tmp_path: Path):
+    """The only one before the image comes twice, 63 of later stamps follow it."""
+    before = [(INFO_TOPIC, INFO, stamp(0), make.camera_info(stamp(0), focal=90.0))] * 2
+    later = [(INFO_TOPIC, INFO, stamp(0), make.camera_info(stamp(number))) for number in range(1, 64)]
+    image = (IMAGE_TOPIC, IMAGE, stamp(0), make.image(make.picture(0), stamp(0) + 5))
+    frames, _ = read(write_bag(tmp_path / "bag", [*before, *later, image]))
+    assert [frame.camera.fx for frame in frames] == [90.0]
+
+
 def damaged(content: bytes, random: np.random.Generator) -> bytes:
     """The content with one of the ways in which files get damaged."""
     data = bytearray(content)
