@@ -36,7 +36,6 @@ from coopnet_core.cotraining.families import (
     weighted_moments,
 )
 from coopnet_core.geometry.sampling import resize
-from coopnet_core.losses.photometric import photometric_error
 
 _MINIMUM_SPREAD = 0.02
 _MINIMUM_LOG_SPREAD = 0.3
@@ -181,23 +180,6 @@ def log_disagreement(flow: Tensor, rigid_flow: Tensor) -> Tensor:
         vector.square().sum(1, keepdim=True).sqrt() for vector in (flow - rigid_flow, torch.cat([flow, rigid_flow], 1))
     )
     return ((difference + 0.05) / (1 + _RELATIVE_ERROR * length)).log()
-
-
-def smoothed_delta(target: Tensor, by_rigid: Tensor, by_flow: Tensor, window: int, factor: int = 1) -> Tensor:
-    """Delta = e(I, I^_r) - e(I, I^_f), averaged over a box.
-
-    Args:
-        target, by_rigid, by_flow: (B, 3, H, W) image and its two reconstructions, in [0, 1].
-        window: side of the box, pixels (odd).
-        factor: reduction of the images first; Delta from coarse images bears larger errors of the rigid warp.
-
-    Returns:
-        (B, 1, H, W).
-    """
-    size = target.shape[-2:]
-    if factor > 1:
-        target, by_rigid, by_flow = (F.avg_pool2d(image, factor) for image in (target, by_rigid, by_flow))
-    return smoothed(photometric_error(target, by_rigid) - photometric_error(target, by_flow), window, size)
 
 
 def smoothed(difference: Tensor, window: int, size: tuple[int, int]) -> Tensor:

@@ -18,7 +18,7 @@ from coopnet_core.cotraining.error_model import (
     log_disagreement,
     posterior,
     posterior_of_hidden,
-    smoothed_delta,
+    smoothed,
 )
 from coopnet_core.data.frames import Frame
 from coopnet_core.data.prepare import choose_size, fit_frame
@@ -30,6 +30,7 @@ from coopnet_core.geometry.refinement import MotionPrior, RefinedMotion, refine_
 from coopnet_core.geometry.sampling import resize, resize_flow, sample
 from coopnet_core.inference.prediction import ALL_OUTPUTS, DEPTH, FLOW, MASK, MOTION, REFINE_CHOICES, Prediction
 from coopnet_core.inference.standstill import Change, compare, small_view
+from coopnet_core.losses.photometric import photometric_error
 from coopnet_core.losses.visibility import forward_backward_visible
 from coopnet_core.networks.bundle import SIZE_MULTIPLE, normalise
 from coopnet_core.networks.flow import FINEST_STRIDE
@@ -59,7 +60,7 @@ class _Flows:
         image, previous: (1, 3, H, W) in [0, 1].
         flow: (1, 2, H, W) towards the previous image.
         inside: (1, 1, H, W) bool, the flow stays in the image.
-        by_flow: the image reconstructed by the flow; None where the flow back is not wanted.
+        error: (1, 1, H, W) photometric, of the image reconstructed by the flow; None where the flow back is not wanted.
         visible: (1, 1, H, W) bool, both directions agree; None where the flow back is not wanted.
     """
 
@@ -67,7 +68,7 @@ class _Flows:
     previous: Tensor
     flow: Tensor
     inside: Tensor
-    by_flow: Tensor | None = None
+    error: Tensor | None = None
     visible: Tensor | None = None
 
 
@@ -286,13 +287,15 @@ class StreamPredictor:
         if backward_low is None:
             return flow_low, _Flows(image, previous, flow, warp.valid)
         visible = forward_backward_visible(flow, resize_flow(backward_low, *size))
-        return flow_low, _Flows(image, previous, flow, warp.valid, sample(previous, warp.coordinates), visible)
+        error = photometric_error(image, sample(previous, warp.coordinates))
+        return flow_low, _Flows(image, previous, flow, warp.valid, error, visible)
 
     def _evidence(self, flows: _Flows, rigid: Warp) -> Evidence:
-        by_rigid = sample(flows.previous, rigid.coordinates)
-        rigid_flow = rigid.coordinates - pixel_grid(*flows.image.shape[-2:], flows.image.device)
+        size = tuple(flows.image.shape[-2:])
+        delta = photometric_error(flows.image, sample(flows.previous, rigid.coordinates)) - flows.error
+        rigid_flow = rigid.coordinates - pixel_grid(*size, flows.image.device)
         return Evidence(
-            smoothed_delta(flows.image, by_rigid, flows.by_flow, self._error_config.smoothing),
+            smoothed(delta, self._error_config.smoothing, size),
             log_disagreement(flows.flow, rigid_flow),
             (flows.visible & rigid.valid).float(),
         )

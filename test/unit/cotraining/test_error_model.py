@@ -16,7 +16,7 @@ from coopnet_core.cotraining.error_model import (
     log_disagreement,
     posterior,
     posterior_of_hidden,
-    smoothed_delta,
+    smoothed,
     training_mask,
     update,
 )
@@ -233,13 +233,14 @@ def test_log_disagreement_by_hand():
     assert log_disagreement(flow, rigid).item() == pytest.approx(np.log(5.05 / 1.15))
 
 
-def test_delta_is_positive_where_the_rigid_reconstruction_is_wrong():
-    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    wrong = image.flip(-1)
-    for factor in (1, 4):
-        delta = smoothed_delta(image, wrong, image, 3, factor)
-        assert delta.shape == (1, 1, 16, 16)
-        assert delta.mean() > 0.1
+def test_a_difference_is_averaged_over_its_box_and_brought_to_the_size():
+    difference = torch.zeros(1, 1, 16, 16)
+    difference[..., 8, 8] = 9.0
+    expected = torch.zeros(1, 1, 16, 16)
+    expected[..., 7:10, 7:10] = 1.0  # 9 over a box of 9
+    torch.testing.assert_close(smoothed(difference, 3, (16, 16)), expected)
+    coarse = smoothed(torch.full((1, 1, 4, 4), 2.0), 3, (16, 16))
+    torch.testing.assert_close(coarse, torch.full((1, 1, 16, 16), 2.0))  # at the border too: the box shrinks
 
 
 def test_hidden_pixels_are_judged_by_where_the_warps_point():
