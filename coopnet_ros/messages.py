@@ -14,7 +14,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, Poi
 from std_msgs.msg import Header
 
 from coopnet_core.data.camera_info import camera_from_info
-from coopnet_core.data.encodings import UnsupportedEncodingError, decode_compressed, decode_image
+from coopnet_core.data.encodings import (
+    MalformedImageError,
+    UnsupportedEncodingError,
+    decode_compressed,
+    decode_image,
+)
 from coopnet_core.geometry.camera import Camera
 from coopnet_ros.odometry import OdometryEstimate, quaternion_from_matrix
 from coopnet_ros.sequence import NANOSECONDS
@@ -61,7 +66,11 @@ def pixels_of(message: Image | CompressedImage) -> np.ndarray:
 
 
 def _through_cv_bridge(message: Image) -> np.ndarray | None:
-    """The picture converted by cv_bridge, None where that is not installed or cannot either."""
+    """The picture converted by cv_bridge, None where that is not installed or does not know the encoding either.
+
+    Raises:
+        MalformedImageError: cv_bridge knows the encoding, but the data is not as long as the sizes say.
+    """
     try:
         cv_bridge = importlib.import_module("cv_bridge")
     except ImportError:
@@ -70,6 +79,11 @@ def _through_cv_bridge(message: Image) -> np.ndarray | None:
         return np.asarray(cv_bridge.CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8"))
     except cv_bridge.CvBridgeError:
         return None
+    except (TypeError, ValueError) as error:  # numpy's, from laying the sizes over the data
+        raise MalformedImageError(
+            f"cv_bridge cannot make a {message.width}x{message.height} image of {len(message.data)} bytes in "
+            f"'{message.encoding}' ({error})."
+        ) from None
 
 
 def camera_of(message: CameraInfo, rectified: bool = False) -> Camera | None:
