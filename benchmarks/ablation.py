@@ -191,7 +191,7 @@ def configuration(variant: Variant, seed: int, arguments: Arguments) -> TrainCon
         "loss.error_model.ramp_steps": "20",
     }
     overrides |= {key: value for key, value in variant.settings if not key.startswith(_STAGE)}
-    return load_config("small", [], overrides)
+    return load_config("cpu-small", [], overrides)
 
 
 def pretrained(scenes: Scenes, arguments: Arguments, console: Console) -> Path:
@@ -214,7 +214,7 @@ def pretrained(scenes: Scenes, arguments: Arguments, console: Console) -> Path:
         }
         seeds = range(_START_SEEDS, _START_SEEDS + 2 * arguments.clips)
         clips = [scene.clip for scene in scenes.of("no movers", seeds, console)]
-        config = load_config("small", [], overrides)
+        config = load_config("cpu-small", [], overrides)
         if train(config, clips, [], folder, init=arguments.init, data_facts={}, console=console).interrupted:
             raise KeyboardInterrupt
         (folder / "done").touch()

@@ -235,13 +235,14 @@ def _finite(result: dict[str, Any]) -> dict[str, Any]:
 
 def training(recorder: Recorder, device: torch.device, quick: bool) -> None:
     """`train` itself, one stage at a time, on images in memory; figures after the first steps."""
-    from coopnet_core.config import load_config, preset_names
+    from benchmarks.gpu_comparisons import PRESETS
+    from coopnet_core.config import load_config
     from coopnet_core.data.prepare import choose_size
     from coopnet_core.errors import CoopnetError
     from coopnet_core.geometry.camera import Camera
     from coopnet_core.networks.bundle import SIZE_MULTIPLE
 
-    configs = {preset: load_config(preset, [], {}) for preset in preset_names()}
+    configs = {preset: load_config(preset, [], {}) for preset in PRESETS}
     plan = [(preset, config.stages[-1], config.batch_size) for preset, config in configs.items()]
     if not quick:
         plan += [
@@ -275,15 +276,14 @@ def _training_figures(config: TrainConfig, clip: Clip, device: torch.device, win
     """Of a run of three windows of steps, the first left out.
 
     Returns:
-        triplets_per_s; data_share: of the time, for drawing batches and copying them to the device (its stop for work
-        under way included); matches_share: for the matches of the classical method, which are found on the CPU;
-        peak_memory_mib of the device, None on a CPU.
+        triplets_per_s; data_share: of the time, waiting for batches and for their way to the device; matches_share: for
+        the matches of the classical method, which are found on the CPU; peak_memory_mib of the device, None on a CPU.
     """
     import torch
 
     from coopnet_core.cotraining import objective
     from coopnet_core.cotraining.trainer import train
-    from coopnet_core.data.triplets import Batch, TripletSampler
+    from coopnet_core.data.prefetch import Batches
 
     seconds, batches = Counter[str](), [0]
 
@@ -302,7 +302,7 @@ def _training_figures(config: TrainConfig, clip: Clip, device: torch.device, win
 
     ends = 10**9
     changes = {"steps": 3 * window, "log_every": window, "checkpoint_every": ends, "validate_every": ends}
-    places = ((TripletSampler, "next", "draw"), (Batch, "to", "copy"), (objective, "classical_matches", "matches"))
+    places = ((Batches, "next", "draw"), (objective, "classical_matches", "matches"))
     _forget_peak(device)
     with contextlib.ExitStack() as stack:
         for owner, attribute, name in places:
@@ -314,7 +314,7 @@ def _training_figures(config: TrainConfig, clip: Clip, device: torch.device, win
     total = sum(window * config.batch_size / rate for rate in rates)
     return {
         "triplets_per_s": len(rates) * window * config.batch_size / total,
-        "data_share": (seconds["draw"] + seconds["copy"]) / total,
+        "data_share": seconds["draw"] / total,
         "matches_share": seconds["matches"] / total,
         "peak_memory_mib": _peak_mib(device),
         "half": str(_half(config, device)),
@@ -330,14 +330,15 @@ def _half(config: TrainConfig, device: torch.device) -> torch.dtype | None:
 
 def inference(recorder: Recorder, device: torch.device, quick: bool) -> None:
     """One frame after another through `StreamPredictor`, everything wanted: from uint8 image to arrays on the host."""
-    from coopnet_core.config import load_config, preset_names
+    from benchmarks.gpu_comparisons import PRESETS, SHIPPED
+    from coopnet_core.config import load_config
     from coopnet_core.inference.stream import StreamPredictor
     from coopnet_core.resources import shipped_file
 
     with tempfile.TemporaryDirectory() as folder:
-        for preset in sorted(preset_names(), key=lambda name: name != "small"):
-            path = shipped_file("models/small_rendered.safetensors")
-            if preset != "small":
+        for preset in PRESETS:
+            path = shipped_file(SHIPPED)
+            if preset != "cpu-small":
                 path = _random_weights(Path(folder) / f"{preset}.safetensors", load_config(preset, [], {}))
             for size in INFERENCE_SIZES[:2] if quick else INFERENCE_SIZES:
                 _forget_peak(device)

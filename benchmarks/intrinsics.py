@@ -80,7 +80,7 @@ def main() -> int:
     stage |= {"matches": 0.1, "consistency": 0.02}
     overrides = {"steps": str(arguments.steps), "device": "cpu", "fine_tuning": json.dumps([stage])}
     overrides |= {"learn_intrinsics": "true", "optimiser.intrinsics_rate": "5e-3", "checkpoint_every": "100"}
-    config = load_config("small", [], overrides | dict(pair.split("=", 1) for pair in arguments.set))
+    config = load_config("cpu-small", [], overrides | dict(pair.split("=", 1) for pair in arguments.set))
     run = arguments.output / "run"
     resume = (run / "state.pt").exists()
     init = None if resume else arguments.init or shipped_file("models/small_rendered.safetensors")

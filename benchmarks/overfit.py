@@ -117,7 +117,7 @@ def main() -> int:
     overrides |= {"frame_offsets": "[-2, -1, 1, 2]", "batch_size": "2", "checkpoint_every": "100"}
     overrides |= {"loss.depth_consistency": "0.2", "loss.contact": "0.01"}
     overrides |= {f"augmentation.{name}": "0" for name in ("flip", "brightness", "contrast", "saturation", "grey")}
-    config = load_config("small", [], overrides | dict(pair.split("=", 1) for pair in arguments.set))
+    config = load_config("cpu-small", [], overrides | dict(pair.split("=", 1) for pair in arguments.set))
     run = arguments.output / "run"
     resume = (run / "state.pt").exists()
     result = train(config, [clip.clip], [], run, init=None if resume else start, resume=resume, console=console)

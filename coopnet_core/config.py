@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from coopnet_core.errors import UsageError
 from coopnet_core.resources import share_directory, shipped_file
@@ -222,6 +226,11 @@ class TrainConfig(_Model):
         (StageConfig(name="together", share=1.0),), description="stages of a run that starts from a checkpoint"
     )
     frame_offsets: tuple[int, ...] = Field((-1, 1), min_length=1, description="sources of a target frame")
+    frozen: tuple[str, ...] = Field(
+        (),
+        description="parts of the networks that do not learn, such as depth.encoder or flow; their weights and running "
+        "means stay as they are",
+    )
     pixels: int = Field(53248, gt=0, description="area of the networks' input when no size is given (416x128)")
     steps: int = Field(2000, gt=0, description="optimiser steps")
     batch_size: int = Field(4, gt=0, description="targets per step, of all processes together")
@@ -243,20 +252,29 @@ class TrainConfig(_Model):
     )
 
 
-def load_config(preset: str | None, files: list[Path], overrides: dict[str, str]) -> TrainConfig:
+Place = tuple[str | int, ...]
+"""Where a value stands in the tree: keys, and positions in lists."""
+
+
+def load_config(preset: str | None, files: Sequence[Path], overrides: Mapping[str, str]) -> TrainConfig:
     """A configuration from a preset, then files, then dotted overrides such as {"optimiser.learning_rate": "1e-4"}.
 
+    Files replace lists whole; an override may also name an entry of one, as in {"stages.0.share": "0.5"}.
+
     Raises:
-        UsageError: unknown preset, unreadable file, unknown key (the nearest valid one is named) or value out of range.
+        UsageError: unknown preset, unreadable file, unknown key (the nearest valid one is named) or value out of range;
+            it says where each wrong value came from.
     """
-    tree: dict[str, Any] = {}
-    if preset is not None:
-        _merge(tree, _read_yaml(shipped_file(f"config/presets/{preset}.yaml")))
-    for path in files:
-        _merge(tree, _read_yaml(path))
+    tree = TrainConfig().model_dump(mode="json")
+    origins: dict[str, dict[str, Any]] = {}
+    paths = {} if preset is None else {f"preset {preset}": preset_file(preset)}
+    for origin, path in (paths | {str(path): path for path in files}).items():
+        origins[origin] = _read_yaml(path)
+        _merge(tree, origins[origin])
+    set_here: dict[Place, str] = {}
     for key, text in overrides.items():
-        _set_dotted(tree, key, _parse_value(key, text))
-    return config_from_tree(tree)
+        set_here[_set_dotted(tree, key, _parse_value(key, text))] = f"{key}={text}"
+    return _validated(tree, lambda place: _origin(place, origins, set_here))
 
 
 def config_from_tree(tree: dict[str, Any]) -> TrainConfig:
@@ -265,11 +283,7 @@ def config_from_tree(tree: dict[str, Any]) -> TrainConfig:
     Raises:
         UsageError: every problem in one message.
     """
-    try:
-        return TrainConfig.model_validate(tree)
-    except ValidationError as error:
-        problems = "\n".join(f"  {_explain(problem)}" for problem in error.errors())
-        raise UsageError(f"The configuration is not valid:\n{problems}") from None
+    return _validated(tree, lambda _: "")
 
 
 def preset_names() -> list[str]:
@@ -277,10 +291,58 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in (share_directory() / "config" / "presets").glob("*.yaml"))
 
 
+def preset_lines() -> dict[str, str]:
+    """What each preset is, in a line: the first of its file."""
+    return {name: preset_file(name).read_text().splitlines()[0].lstrip("# ") for name in preset_names()}
+
+
+def preset_file(name: str) -> Path:
+    """The file of a preset.
+
+    Raises:
+        UsageError: there is none of that name; the nearest is named.
+    """
+    names = preset_names()
+    if name not in names:
+        nearest = _nearest(name, names)
+        hint = f"; did you mean {nearest}?" if nearest else "."
+        raise UsageError(
+            f"There is no preset {name!r}{hint} Shipped: {', '.join(names)}. A file of your own: --config."
+        )
+    return shipped_file(f"config/presets/{name}.yaml")
+
+
+def differences(config: TrainConfig, base: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Where a configuration differs from another one: dotted key to (its value, that of `base`).
+
+    Lists of equal length are compared entry by entry (`stages.0.share`), others are given whole.
+    """
+    return dict(_differences(config.model_dump(mode="json"), base.model_dump(mode="json"), ""))
+
+
+def _differences(value: Any, base: Any, key: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    if value == base:
+        return
+    prefix = f"{key}." if key else ""
+    if isinstance(value, dict) and isinstance(base, dict):
+        for name in value.keys() | base.keys() if value.keys() != base.keys() else value:
+            yield from _differences(value.get(name), base.get(name), prefix + name)
+    elif _of_groups(value) and _of_groups(base) and len(value) == len(base):
+        for index, pair in enumerate(zip(value, base, strict=True)):
+            yield from _differences(*pair, f"{prefix}{index}")
+    else:
+        yield key, (value, base)
+
+
+def _of_groups(value: Any) -> bool:
+    """Whether it is a list of groups of keys, as the stages are."""
+    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"Configuration file {path} cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise UsageError(f"Configuration file {path} must hold a mapping of keys, found {type(content).__name__}.")
@@ -300,13 +362,33 @@ def _parse_value(key: str, text: str) -> Any:
     return value
 
 
-def _set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-        if not isinstance(tree, dict):
-            raise UsageError(f"{key}: {parent} is a value, not a group of keys.")
+def _set_dotted(tree: Any, key: str, value: Any) -> Place:
+    """Put a value where a dotted key says; a number in it is a position in a list."""
+    *parents, last = place = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+    for depth, part in enumerate(parents):
+        if isinstance(tree, dict):
+            tree = tree.setdefault(part, {})
+        else:
+            _check_position(tree, place, depth)
+            tree = tree[part]
+    if not isinstance(tree, dict):
+        _check_position(tree, place, len(parents))
     tree[last] = value
+    return place
+
+
+def _check_position(entries: Any, place: Place, depth: int) -> None:
+    """Whether `place[depth]` is a position in a list.
+
+    Raises:
+        UsageError: it is not, or there is no list.
+    """
+    key, parent, part = _dotted(place), _dotted(place[:depth]), place[depth]
+    if not isinstance(entries, list):
+        raise UsageError(f"{key}: {parent} is a value, not a group of keys.")
+    if not isinstance(part, int) or part >= len(entries):
+        last = len(entries) - 1
+        raise UsageError(f"{key}: {parent} is a list; expected its position from 0 to {last}, found {part!r}.")
 
 
 def _merge(base: dict[str, Any], update: dict[str, Any]) -> None:
@@ -314,25 +396,98 @@ def _merge(base: dict[str, Any], update: dict[str, Any]) -> None:
         if isinstance(value, dict) and isinstance(base.get(key), dict):
             _merge(base[key], value)
         else:
-            base[key] = value
+            base[key] = copy.deepcopy(value)
 
 
-def _explain(problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    if problem["type"] != "extra_forbidden":
-        return f"{'.'.join(location)}: {problem['msg']} (found {problem.get('input')!r})"
-    known = _keys()
-    name = ".".join(part for part in location if not part.isdigit())
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return f"{'.'.join(location)}: unknown key{hint}"
+def _validated(tree: dict[str, Any], origin: Callable[[Place], str]) -> TrainConfig:
+    """The tree as a configuration; `origin` says where a value came from."""
+    try:
+        return TrainConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            place = tuple(problem["loc"])
+            source = origin(place[:-1] if problem["type"] == "missing" else place)
+            problems.append(f"  {_dotted(place)}{f' (in {source})' if source else ''}: {_explain(problem, place)}")
+        raise UsageError("The configuration is not valid:\n" + "\n".join(dict.fromkeys(problems))) from None
 
 
-def _keys(model: type[BaseModel] = TrainConfig, prefix: str = "") -> list[str]:
-    names = []
+def _origin(place: Place, files: dict[str, dict[str, Any]], set_here: dict[Place, str]) -> str:
+    """The override or the file that had the last word on a place."""
+    for key, text in reversed(set_here.items()):
+        if key == place[: len(key)] or place == key[: len(place)]:
+            return f"the setting {text}"
+    return next((name for name, content in reversed(files.items()) if _has(content, place)), "")
+
+
+def _has(content: Any, place: Place) -> bool:
+    """Whether a file says something of a place: all of it, or a value where groups of keys were to follow."""
+    for part in place:
+        if isinstance(content, dict):
+            if part not in content:
+                return False
+        elif not (isinstance(content, list) and isinstance(part, int) and part < len(content)):
+            return True
+        content = content[part]
+    return True
+
+
+def _dotted(place: Place) -> str:
+    return ".".join(map(str, place))
+
+
+def _explain(problem: Any, place: Place) -> str:
+    """What is wrong with a value, and what was expected."""
+    known = _schema()
+    entry = known.get(_schema_key(place))
+    if problem["type"] == "extra_forbidden":
+        nearest = _nearest_key(place, known)
+        return f"unknown key{f'; did you mean {nearest}?' if nearest else ''}"
+    meaning = f" ({entry.description})" if entry is not None and entry.description else ""
+    if problem["type"] == "missing":
+        return f"missing{meaning}"
+    found = problem["input"]
+    if problem["type"] in {"model_type", "model_attributes_type"}:
+        return f"expected a group of keys, found {found!r}"
+    expected = problem["msg"].removeprefix("Input should be ")
+    if problem["type"] == "literal_error":
+        nearest = _nearest(str(found), re.findall("'([^']*)'", expected))
+        return f"expected {expected}, found {found!r}{f'; did you mean {nearest}?' if nearest else ''}"
+    plain = {"a valid boolean": "true or false", "a valid tuple": "a list", "a valid integer": "a whole number"}
+    expected = expected.partition(", ")[0]
+    return f"expected {plain.get(expected, expected)}{meaning}, found {found!r}"
+
+
+def _nearest_key(place: Place, known: Mapping[str, FieldInfo]) -> str | None:
+    """The valid key that was most likely meant: one of the same group, else one of that name, else the most alike."""
+    *group, name = place
+    if name in known and "." in str(name):  # a file nests what the command line writes with dots
+        *groups, last = str(name).split(".")
+        return f"{': {'.join(groups)}: {{{last}: ...{'}' * len(groups)}"
+    prefix = f"{_schema_key(tuple(group))}." if group else ""
+    beside = [key.removeprefix(prefix) for key in known if key.startswith(prefix) and "." not in key[len(prefix) :]]
+    nearest = _nearest(str(name), beside)
+    if nearest:
+        return _dotted((*group, nearest))
+    elsewhere = [key for key in known if key.rpartition(".")[2] == name]
+    return elsewhere[0] if elsewhere else _nearest(_schema_key(place), list(known))
+
+
+def _nearest(name: str, known: Sequence[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, known, n=1)), None)
+
+
+def _schema_key(place: Place) -> str:
+    """A place without positions in lists."""
+    return _dotted(tuple(part for part in place if isinstance(part, str)))
+
+
+def _schema(model: type[BaseModel] = TrainConfig, prefix: str = "") -> dict[str, FieldInfo]:
+    """Every valid key, groups and entries of lists included."""
+    known = {}
     for name, field in model.model_fields.items():
-        names.append(prefix + name)
-        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+        known[prefix + name] = field
+        for candidate in (field.annotation, *get_args(field.annotation)):
             if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                names += _keys(candidate, f"{prefix}{name}.")
-    return names
+                known |= _schema(candidate, f"{prefix}{name}.")
+    return known

@@ -24,15 +24,15 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     partial = path.with_name(path.name + PARTIAL)
     try:
         write(partial)
-        _reach_the_disk(partial)
+        reach_the_disk(partial)
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _reach_the_disk(path.parent)
+    reach_the_disk(path.parent)
 
 
-def _reach_the_disk(path: Path) -> None:
+def reach_the_disk(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk: a rename must not overtake the content."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -28,7 +28,7 @@ def share_directory() -> Path:
 
 
 def shipped_file(relative: str) -> Path:
-    """The path of a shipped file such as `config/presets/small.yaml`.
+    """The path of a shipped file such as `config/presets/cpu-small.yaml`.
 
     Raises:
         UsageError: it does not exist; the message lists its neighbours.

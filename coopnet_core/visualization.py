@@ -180,17 +180,11 @@ def panel(
     Returns:
         (H', W', 3) uint8 RGB.
     """
-    near, far = depth_limits or (depth_range(prediction.depth) if prediction.depth is not None else (1.0, 2.0))
+    near, far = depth_limits or _depth_limits(prediction)
     max_px = flow_max_px or _flow_limit(prediction.flow if prediction.flow is not None else _flow_of(truth))
-    unit = "m" if prediction.metric else "units"
     image = prediction.image
-    pictures = [
-        image,
-        _or_empty(prediction.depth, image, lambda depth: depth_to_color(depth, near, far)),
-        _or_empty(prediction.flow, image, lambda flow: flow_to_color(flow, max_px)),
-        _or_empty(prediction.motion_probability, image, lambda mask: mask_overlay(image, mask)),
-    ]
-    captions = ["image", f"depth {near:.3g}-{far:.3g} {unit}", f"flow, saturated at {max_px:.3g} px", "moving"]
+    drawn = prediction_pictures(prediction, (near, far), max_px)
+    captions, pictures = list(drawn), list(drawn.values())
     if truth is not None:
         scale = median_ratio(truth.depth, prediction.depth)
         limits = (near * scale, far * scale)
@@ -202,6 +196,29 @@ def panel(
         ]
         captions += ["truth", f"depth {limits[0]:.3g}-{limits[1]:.3g} m", "flow", "moving"]
     return tile(_enlarged(pictures, min_width), captions, columns or (4 if truth is not None else 2))
+
+
+def prediction_pictures(
+    prediction: Prediction, depth_limits: tuple[float, float] | None = None, flow_max_px: float | None = None
+) -> dict[str, np.ndarray]:
+    """Image, depth, flow and moving mask of one prediction, (H, W, 3) uint8 RGB each, by their captions.
+
+    The arguments are those of `panel`.
+    """
+    near, far = depth_limits or _depth_limits(prediction)
+    max_px = flow_max_px or _flow_limit(prediction.flow)
+    unit = "m" if prediction.metric else "units"
+    image = prediction.image
+    return {
+        "image": image,
+        f"depth {near:.3g}-{far:.3g} {unit}": _or_empty(
+            prediction.depth, image, lambda depth: depth_to_color(depth, near, far)
+        ),
+        f"flow, saturated at {max_px:.3g} px": _or_empty(
+            prediction.flow, image, lambda flow: flow_to_color(flow, max_px)
+        ),
+        "moving": _or_empty(prediction.motion_probability, image, lambda mask: mask_overlay(image, mask)),
+    }
 
 
 def error_panel(
@@ -317,6 +334,10 @@ def _or_empty(array: np.ndarray | None, image: np.ndarray, draw: Callable[[np.nd
     empty = np.full_like(image, 48)
     cv2.putText(empty, "none", (8, image.shape[0] // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (160, 160, 160), 1, cv2.LINE_AA)
     return empty
+
+
+def _depth_limits(prediction: Prediction) -> tuple[float, float]:
+    return depth_range(prediction.depth) if prediction.depth is not None else (1.0, 2.0)
 
 
 def _flow_of(truth: FrameTruth | None) -> np.ndarray | None:

@@ -243,7 +243,7 @@ def _train(demo: Demo) -> None:
     """Step: training on the first part."""
     split, options = demo.facts.split, demo.options
     run = demo.output / "run"
-    init = ["--init", demo.first_weights] if demo.first_weights else ["--preset", "small"]
+    init = ["--init", demo.first_weights] if demo.first_weights else ["--preset", "cpu-small"]
     run_command(
         "train_from_bags",
         [

@@ -43,7 +43,7 @@ _TRAINING_KEYS = (
     "b_r",
     "b_f",
     "pi",
-    "gate",
+    "open_steps",
     "fairness",
     "moving_share",
     "triplets_per_s",

@@ -63,6 +63,7 @@ def evaluate_bag(
     pictures: int = 4,
     console: Console | None = None,
     refine: str = "static",
+    rerun: Path | None = None,
 ) -> dict[str, object]:
     """Evaluate a checkpoint on a recording; writes report.json, report.html and pictures, and returns the report.
 
@@ -76,22 +77,25 @@ def evaluate_bag(
         pictures: number of panels; 0 for no picture at all.
         console: for a progress bar; None shows none.
         refine: refinement of the motion, one of `REFINE_CHOICES`.
+        rerun: an .rrd file for images, depth, flow, mask and camera path, or None.
 
     Raises:
         CheckpointError: it cannot be read.
-        UsageError: no such bag or topic.
+        UsageError: no such bag or topic, or `rerun` without the package it needs.
         NoUsableDataError: no frame can be evaluated.
     """
     # Here, not at the top: torch takes seconds to import, and --help needs none of it.
     from coopnet_core.inference.stream import StreamPredictor
+    from coopnet_core.rerun_log import LoggedPredictor
 
     chosen = selection or BagSelection(bag)
     chosen = replace(chosen, bag=bag)
     predictor = StreamPredictor(checkpoint, device, refine=refine)
     facts = {"checkpoint": str(checkpoint), "device": device, "refine": refine, "metric": predictor.metric}
     where = Output(output, pictures, f"Evaluation of {checkpoint.name} on {bag.name}", facts)
+    logged = predictor if rerun is None else LoggedPredictor(predictor, rerun)
     with _progress(console) as on_frame:
-        return evaluate_predictor(chosen, predictor, options, where, on_frame)
+        return evaluate_predictor(chosen, logged, options, where, on_frame)
 
 
 def evaluate_predictions(
@@ -145,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--frames", type=_frame_range, default=(0, None), metavar="A:B", help="only the images A to B-1 (default: all)")
     add("--fov", type=float, metavar="DEGREES", help="horizontal field of view, where there is no calibration")
     add("--pictures", type=int, default=4, metavar="N", help="panels to draw; 0 draws nothing (default: %(default)s)")
+    add("--rerun", type=Path, metavar="FILE", help="with --checkpoint: write what is predicted for Rerun, too (.rrd)")
     add("--overwrite", action="store_true", help="replace the report of another evaluation in the output folder")
     _add_protocol_options(parser.add_argument_group("protocols"))
     files = parser.add_argument_group("trajectories as files (KITTI text, 12 or 13 columns), instead of a bag")
@@ -204,7 +209,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.predictions is not None:
         report = evaluate_predictions(arguments.bag, arguments.predictions, arguments.output, **where)
     else:
-        where |= {"device": arguments.device, "refine": arguments.refine}
+        where |= {"device": arguments.device, "refine": arguments.refine, "rerun": arguments.rerun}
         report = evaluate_bag(arguments.bag, arguments.checkpoint, arguments.output, **where)
     _print(report, console)
     console.print(f"Report: [bold]{escape(str(arguments.output / 'report.html'))}[/] and report.json", soft_wrap=True)

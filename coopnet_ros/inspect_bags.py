@@ -35,9 +35,9 @@ from coopnet_core.data.inspection_facts import BagInspection, CameraInspection, 
 from coopnet_core.errors import NoUsableDataError, UsageError
 from coopnet_core.visualization import write_picture
 from coopnet_ros.command import run_guarded
-from coopnet_ros.train_from_bags import ASSUMED_DEGREES, add_data_options, all_bags, prepare_options
+from coopnet_ros.train_options import ASSUMED_DEGREES, add_data_options, all_bags, prepare_options
 
-_PRESET = "small"
+_PRESET = "cpu-small"
 _VERSION = 1
 _OTHER_TOPICS = 8
 _COLORS = {READY: "green", BUT: "yellow"}
@@ -315,8 +315,8 @@ def _camera_rows(camera: CameraInspection) -> Iterator[tuple[str, str]]:
         f"{training.usable} usable images, {about}{training.still} still, {training.short} in short clips, "
         f"{training.gaps} gaps, {training.changes} changes\n{about}{training.train_clips} clips for training "
         f"({training.train_images} images, {training.targets} targets), {training.validation_clips} for validation "
-        f"({training.validation_images} images)\ninput {training.width}x{training.height}, {training.memory_mb:.0f} MB "
-        "of frames in memory",
+        f"({training.validation_images} images)\ninput {training.width}x{training.height}, {training.frames_mb:.0f} MB "
+        "of frames",
     )
     if calibration.frame_id and calibration.rectified:
         yield "rectified", "by the name of the topic"
@@ -363,8 +363,8 @@ def _print_end(
     )
     _say(
         console,
-        f"memory, disk  {cost.memory_mb:.0f} MB of frames in memory (none on disk), {cost.disk_mb:.0f} MB for the run "
-        "folder",
+        f"disk          {cost.frames_mb:.0f} MB of frames in the cache (in memory with --no-cache), "
+        f"{cost.disk_mb:.0f} MB for the run folder",
     )
     _say(console, f"command       {command}")
 

@@ -1,4 +1,4 @@
-"""Training from one bag, starting from the shipped weights. `ros2 run coopnet_ros train_from_bags` has more options."""
+"""Training on one recording, from the shipped weights. `ros2 run coopnet_ros train_from_bags` has more options."""
 
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
 from launch.events.process import ProcessExited
@@ -9,19 +9,34 @@ from launch_ros.substitutions import ExecutableInPackage, FindPackageShare
 from launch import LaunchDescription
 
 ARGUMENTS = [
-    DeclareLaunchArgument("bag", description="Recording to train on (rosbag2: folder, .mcap or .db3)."),
+    DeclareLaunchArgument(
+        "bag",
+        description="Recording to train on: a bag (folder, .mcap or .db3), a video, a folder of images, or a data set, "
+        "as docs/data.md lists them.",
+    ),
     DeclareLaunchArgument(
         "output",
         description="New folder for checkpoints, curves and the configuration. After Ctrl-C "
         "`ros2 run coopnet_ros train_from_bags <bag> --output <output> --resume` goes on in it.",
     ),
-    DeclareLaunchArgument("preset", default_value="small", description="Shipped preset: small (CPU) or resnet18."),
+    DeclareLaunchArgument(
+        "adapt",
+        default_value="false",
+        choices=["true", "false"],
+        description="A short run with the settings of config/adapt.yaml, made for a robot's own recording.",
+    ),
+    DeclareLaunchArgument(
+        "preset",
+        default_value="",
+        description="Networks and schedule: cityscapes, cpu-small, edge, kitti-640 or kitti-paper. Empty: the networks "
+        "of the weights in `init`, trained as in cpu-small.",
+    ),
     DeclareLaunchArgument("steps", default_value="", description="Optimiser steps. Empty: those of the preset."),
     DeclareLaunchArgument("device", default_value="auto", description="auto, cpu, cuda or cuda:N."),
     DeclareLaunchArgument(
         "init",
         default_value=PathJoinSubstitution([FindPackageShare("coopnet_ros"), "models", "small_rendered.safetensors"]),
-        description="Weights to start from, of the same preset.",
+        description="Weights to start from. Empty: random ones, of the preset.",
     ),
 ]
 
@@ -50,6 +65,7 @@ def training(context: LaunchContext) -> list[ExecuteProcess]:
             ExecutableInPackage("train_from_bags", "coopnet_ros"),
             LaunchConfiguration("bag"),
             *([option, value] for option, value in options.items() if value.perform(context)),
+            *(["--adapt"] if LaunchConfiguration("adapt").perform(context) == "true" else []),
         ],
         on_exit=fail_where_training_failed,
         output="screen",

@@ -46,7 +46,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--preset", default="small")
+    parser.add_argument("--preset", default="cpu-small")
     parser.add_argument("--bags", type=Path, nargs="+", default=[])
     parser.add_argument("--frames", type=int, default=None, help="first images of each bag")
     parser.add_argument("--cache", type=Path)

@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = dict(pair.split("=", 1) for pair in options.set)
     if options.steps:
         overrides["steps"] = str(options.steps)
-    config = load_config("small", [], overrides)
+    config = load_config("cpu-small", [], overrides)
     done = steps_done(options.output)
     goes_on = options.resume or (options.slice_minutes is not None and done is not None)
     if goes_on and done is not None and done >= config.steps:

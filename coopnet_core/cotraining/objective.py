@@ -35,6 +35,8 @@ from coopnet_core.losses.smoothness import contact, disparity_smoothness, flow_s
 from coopnet_core.losses.visibility import forward_backward_visible, splat_visible, usable_visibility
 
 _UNSEEN = 1e3
+SCORED = ("rigid_unexplained", "flow_unexplained")
+"""Terms whose sum on the validation part decides which weights are the best: the lower the better."""
 
 
 @dataclass(frozen=True)
@@ -157,15 +159,16 @@ def objective(
     """
     pairs = as_pairs(batch, stage.loss_factor)
     flow_side = _flow_side(pairs, estimates, config, stage)
+    identity_error = photometric_error(pairs.target, pairs.source)
+    by_flow = {"flow_unexplained": unexplained(flow_side.there.error, flow_side.visible, identity_error)}
     if estimates.rigid is None:
         weights = side_weights(error_model, config)
         everywhere = PixelWeights(torch.ones_like(flow_side.there.error), torch.ones_like(flow_side.there.error))
         loss, terms = _flow_loss(pairs, estimates, flow_side, everywhere, weights, config, stage)
         coordinates = flow_side.there.warp.coordinates
-        return StepOutput(loss, _detached(terms), error_model, None, coordinates, None, weights)
+        return StepOutput(loss, _detached(terms | by_flow), error_model, None, coordinates, None, weights)
 
     rigid = _rigid_side(pairs, estimates.rigid)
-    identity_error = photometric_error(pairs.target, pairs.source)
     evidence, anchor = _evidence(pairs, flow_side, rigid, config, stage)
     error_model = update(error_model, evidence, anchor, config.error_model)
     pixels = _pixel_weights(pairs, evidence, error_model, flow_side, rigid, identity_error, config, stage)
@@ -176,7 +179,7 @@ def objective(
     )
     return StepOutput(
         loss + rigid_loss,
-        _detached(terms | rigid_terms),
+        _detached(terms | rigid_terms | by_flow),
         error_model,
         rigid.warp.coordinates,
         flow_side.there.warp.coordinates if "flow" in stage.train else None,
@@ -184,6 +187,26 @@ def objective(
         weights,
         evidence,
     )
+
+
+@torch.no_grad()
+def unexplained(error: Tensor, seen: Tensor, identity_error: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The error that a reconstruction leaves over all pixels, by which one network can be held against another.
+
+    Where nothing is seen, or the unmoved image is the better explanation, the unmoved image's error counts: a network
+    gains nothing by looking away, as it would in a mean over the pixels that it learns from.
+
+    Args:
+        error: (P, 1, h, w) of the reconstruction.
+        seen: (P, 1, h, w) bool, where that error means something.
+        identity_error: (P, 1, h, w) of the unmoved image.
+        weight: (P, 1, h, w) share of each pixel that counts; None: all alike.
+
+    Returns:
+        Scalar between 0 and the mean error of the unmoved image.
+    """
+    left = torch.where(seen, torch.minimum(error, identity_error), identity_error)
+    return masked_mean(left, torch.ones_like(left) if weight is None else weight)
 
 
 def as_pairs(batch: Batch, factor: int) -> Pairs:
@@ -413,6 +436,7 @@ def _rigid_loss(
     terms |= {
         "e_r": masked_mean(rigid.error.detach(), visible),
         "e_identity": identity_error.mean(),
+        "rigid_unexplained": unexplained(rigid.error, visible, identity_error, pixels.rigid),
         "moving_share": masked_mean(1 - pixels.rigid, flow_side.visible),
         "pixel_share_depth": used.mean(),
         "depth_skipped": (summed(used.sum()) == 0).float(),

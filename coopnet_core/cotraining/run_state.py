@@ -25,6 +25,7 @@ from coopnet_core.data.triplets import TripletSampler
 from coopnet_core.distributed import copy_from_first, share
 from coopnet_core.errors import CheckpointError, UsageError
 from coopnet_core.networks.bundle import NETWORKS, CoopNetworks
+from coopnet_core.networks.parts import Part, chosen_parts
 from coopnet_core.networks.shared_norm import share_batch_norm
 
 _UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError)
@@ -49,7 +50,10 @@ class Run:
         step: steps done.
         earlier_steps: those of the runs before, from whose weights this one started.
         fine_tuning: it started from weights.
+        frozen: parts of the networks that do not learn.
+        start_score: validation error of the weights it started from; infinite where there are none.
         best: lowest validation error, of the stage `stage_of_best`.
+        best_step: after which it was measured.
         waited: validations since then.
     """
 
@@ -65,7 +69,10 @@ class Run:
     step: int = 0
     earlier_steps: int = 0
     fine_tuning: bool = False
+    frozen: Sequence[Part] = ()
+    start_score: float = math.inf
     best: float = math.inf
+    best_step: int = 0
     stage_of_best: str = ""
     waited: int = 0
 
@@ -93,7 +100,7 @@ def start(config: TrainConfig, clips: Sequence[Clip], init: Path | None, device:
     """A run at its first step.
 
     Raises:
-        UsageError: `init` and `config.networks` differ.
+        UsageError: `init` and `config.networks` differ, or the networks have no part of a name in `config.frozen`.
         NoUsableDataError: from the sampler.
     """
     sampler = TripletSampler(clips, config.frame_offsets, config.batch_size, config.seed)
@@ -112,7 +119,13 @@ def start(config: TrainConfig, clips: Sequence[Clip], init: Path | None, device:
         share_batch_norm(networks)
         # The same seed gives the same weights, but perhaps not in two builds of PyTorch.
         copy_from_first(networks.state_dict().values())
-    groups = [{"params": list(getattr(networks, name).parameters()), "name": name} for name in NETWORKS]
+    frozen = chosen_parts(networks, config.frozen)
+    held = {id(parameter) for part in frozen for parameter in part.parameters}
+    groups: list[dict[str, Any]] = []
+    for name in NETWORKS:
+        learning = [parameter for parameter in getattr(networks, name).parameters() if id(parameter) not in held]
+        if learning:
+            groups.append({"params": learning, "name": name})
     focal = None
     if config.learn_intrinsics and any(clip.camera.assumed for clip in clips):
         focal = LearnedFocal().to(device)
@@ -127,6 +140,7 @@ def start(config: TrainConfig, clips: Sequence[Clip], init: Path | None, device:
         focal,
         earlier_steps=earlier,
         fine_tuning=init is not None,
+        frozen=frozen,
     )
 
 
@@ -156,7 +170,9 @@ def state_of(run: Run) -> dict[str, Any]:
         "generator": run.generator.get_state(),
         "random": _random_state(),
         "step": run.step,
+        "start_score": run.start_score,
         "best": run.best,
+        "best_step": run.best_step,
         "stage_of_best": run.stage_of_best,
         "waited": run.waited,
         "earlier_steps": run.earlier_steps,
@@ -190,6 +206,7 @@ def restore(run: Run, output: Path) -> None:
         run.step, run.best, run.stage_of_best = state["step"], state["best"], state["stage_of_best"]
         run.skipped, run.bad_steps, run.waited = Counter(state["skipped"]), state["bad_steps"], state["waited"]
         run.earlier_steps, run.fine_tuning = state["earlier_steps"], state["fine_tuning"]
+        run.start_score, run.best_step = state["start_score"], state["best_step"]
     except (*_UNREADABLE, LookupError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"The state of the run in {output} cannot be restored ({error}). Start a new run with --init "

@@ -27,13 +27,14 @@ from coopnet_core.config import StageConfig, TrainConfig
 from coopnet_core.cotraining.faults import BAD_STEPS_ALLOWED, diverged, memory_explained
 from coopnet_core.cotraining.instrumentation import gradient_shares, retain_gradients
 from coopnet_core.cotraining.intrinsics import LearnedFocal, has_settled, late_change
-from coopnet_core.cotraining.objective import StepOutput
+from coopnet_core.cotraining.objective import SCORED, StepOutput
 from coopnet_core.cotraining.run_folder import RunFolder, best_checkpoint, focal_factors, last_checkpoint
 from coopnet_core.cotraining.run_state import CAMERA_GROUP, Run, restore, seed_everything, start, state_path
 from coopnet_core.cotraining.step import step
 from coopnet_core.cotraining.stopping import stop_requests
 from coopnet_core.data.augmentation import augment, to_float
 from coopnet_core.data.frames import Clip
+from coopnet_core.data.prefetch import Batches, batches_ahead
 from coopnet_core.data.triplets import Batch, TripletSampler
 from coopnet_core.devices import half_dtype
 from coopnet_core.distributed import (
@@ -49,6 +50,7 @@ from coopnet_core.distributed import (
 )
 from coopnet_core.errors import UsageError
 from coopnet_core.networks.bundle import NETWORKS
+from coopnet_core.networks.parts import without_frozen
 
 _SKIPPED = ("depth_skipped", "flow_skipped")
 """Figures of a step that say that a side had no pixel to learn from; counted over the run."""
@@ -79,6 +81,8 @@ class TrainResult:
         interrupted: stopped by Ctrl-C (the state was saved).
         focal: what became of the assumed focal length; None where none was learned.
         out_of_patience: ended before its last step, because validation found nothing better for long.
+        start_error: validation error of the weights it started from; None where there were none, or no validation.
+        best_error, best_step: that of `best`, and after which step it was measured; 0: nothing beat the start.
     """
 
     best: Path
@@ -87,11 +91,14 @@ class TrainResult:
     interrupted: bool
     focal: FocalResult | None = None
     out_of_patience: bool = False
+    start_error: float | None = None
+    best_error: float = math.inf
+    best_step: int = 0
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """What a run does not change."""
+    """What a run does not change, and where its batches come from."""
 
     config: TrainConfig
     stages: Sequence[StageConfig]
@@ -99,6 +106,7 @@ class _Setting:
     size: tuple[int, int]
     half: torch.dtype | None
     device: torch.device
+    batches: Batches
 
 
 @dataclass(frozen=True)
@@ -145,14 +153,15 @@ def train(
         config: everything but the data.
         clips_train, clips_validation: at one size; validation may be empty, then the last checkpoint is the best.
         output: the run folder.
-        init: weights to start from (`config.fine_tuning` is then the schedule).
+        init: weights to start from (`config.fine_tuning` is then the schedule). They are validated first, and stay the
+            best until a validation finds better ones.
         resume: continue the run in `output` exactly where it stopped.
         data_facts: recorded in the checkpoints.
         console: for progress; None is silent.
 
     Raises:
-        UsageError: `init` and `config.networks` differ, nothing to resume, a batch that cannot be dealt out, or no
-            memory left.
+        UsageError: `init` and `config.networks` differ, nothing to resume, a batch that cannot be dealt out, no memory
+            left, a part in `config.frozen` that there is not, or a stage all of which is frozen.
         CheckpointError: the disk refuses the first or the last save; those between are tried again.
         DivergedError: the loss left the finite numbers; the last good checkpoint is named.
     """
@@ -182,22 +191,27 @@ def _train(
     validation = None
     if clips_validation:
         validation = TripletSampler(clips_validation, config.frame_offsets, config.batch_size, config.seed)
-    stages = config.fine_tuning if run.fine_tuning else config.stages
+    stages = without_frozen(config.fine_tuning if run.fine_tuning else config.stages, run.networks, run.frozen)
     camera = clips_train[0].camera
     half = half_dtype(device) if config.mixed_precision else None
-    setting = _Setting(config, stages, validation, (camera.width, camera.height), half, device)
+    sources = (stage_at(stages, index, config.steps)[1].sources for index in range(run.step, config.steps))
+    batches = Batches(run.sampler, sources, share(), device, batches_ahead(device))
+    setting = _Setting(config, stages, validation, (camera.width, camera.height), half, device, batches)
     folder = None
     if share().rank == 0:
-        folder = RunFolder(config, output, clips_train, data_facts, run.step if resume else None)
+        folder = RunFolder(config, output, clips_train, data_facts, run.step or None)
     try:
         with stop_requests() as stop, _progress(console if folder is not None else None) as progress:
             view = _View(folder, progress, progress.add_task("training", total=config.steps, completed=run.step))
-            if not resume:
+            if run.step == 0:
                 view.save(run, last=False)  # a run that is killed from here on can be resumed
+            if run.step == 0 and run.fine_tuning:
+                _validate_the_start(run, setting, view)
             interrupted = _loop(run, setting, view, stop)
             # Not after an exception: a step may be half done.
             view.save(run, last=True)
     finally:
+        batches.close()
         if folder is not None:
             folder.close()
     focal = None
@@ -205,7 +219,17 @@ def _train(
         factors = focal_factors(output)
         focal = FocalResult(run.focal.factor(), late_change(factors), has_settled(factors))
     ended = run.step < config.steps and not interrupted
-    return TrainResult(best_checkpoint(output), last_checkpoint(output), run.step, interrupted, focal, ended)
+    return TrainResult(
+        best_checkpoint(output),
+        last_checkpoint(output),
+        run.step,
+        interrupted,
+        focal,
+        ended,
+        run.start_score if math.isfinite(run.start_score) else None,
+        run.best,
+        run.best_step,
+    )
 
 
 def stage_at(stages: Sequence[StageConfig], step_index: int, steps: int) -> tuple[int, StageConfig, int]:
@@ -232,7 +256,7 @@ def learning_rate(config: TrainConfig, stage: StageConfig, step_index: int, step
 def _loop(run: Run, setting: _Setting, view: _View, stop: threading.Event) -> bool:
     """Steps until the last one, a stop request or the end of the patience. Returns whether it was a stop request."""
     config = setting.config
-    clock, clock_step = time.monotonic(), run.step
+    clock, clock_step, waited = time.monotonic(), run.step, 0.0
     while run.step < config.steps and not _out_of_patience(run, setting):
         if true_anywhere(stop.is_set(), setting.device):
             return True  # all processes at the same step, whichever was asked
@@ -248,8 +272,9 @@ def _loop(run: Run, setting: _Setting, view: _View, stop: threading.Event) -> bo
         if logs:
             now = time.monotonic()
             throughput = (run.step - clock_step) * config.batch_size / max(now - clock, 1e-9)
-            clock, clock_step = now, run.step
-            values = _figures(output) | {"lr": rate, "triplets_per_s": throughput}
+            wait_share = (setting.batches.waited_s - waited) / max(now - clock, 1e-9)
+            clock, clock_step, waited = now, run.step, setting.batches.waited_s
+            values = _figures(output) | {"lr": rate, "triplets_per_s": throughput, "data_wait_share": wait_share}
             if view.folder is not None:
                 view.folder.log(run, stage, values, has_rigid=output.rigid_coordinates is not None)
                 view.say_warnings(run.step)
@@ -275,7 +300,7 @@ def _train_on_a_batch(
 ) -> tuple[StepOutput, list[str]]:
     """One step of the optimiser on this process's rows of the next batch; see `_optimise`."""
     _set_stage(run, setting.config, stage, rate)
-    batch = run.sampler.next(stage.sources, share()).to(setting.device)
+    batch = setting.batches.next()
     batch = augment(to_float(batch), setting.config.augmentation, run.generator, share())
     return _optimise(run, _with_learned_focal(batch, run.focal), setting, stage, logs)
 
@@ -356,7 +381,7 @@ def _apportion_rates(optimiser: torch.optim.Optimizer, output: StepOutput) -> No
 
 
 def _set_stage(run: Run, config: TrainConfig, stage: StageConfig, rate: float) -> None:
-    """Give gradients and training mode to the networks of the stage alone."""
+    """Give gradients and training mode to the networks of the stage alone, and to nothing that is frozen."""
     for group in run.optimiser.param_groups:
         # That of the camera does not decay, or whatever it is would seem to settle.
         group["lr"] = config.optimiser.intrinsics_rate if group["name"] == CAMERA_GROUP else rate
@@ -367,24 +392,43 @@ def _set_stage(run: Run, config: TrainConfig, stage: StageConfig, rate: float) -
             network.train(learns)
         for parameter in network.parameters():
             parameter.requires_grad_(learns)
+    for part in run.frozen:
+        for module in part.modules:
+            module.eval()
+        for parameter in part.parameters:
+            parameter.requires_grad_(False)
+
+
+def _validate_the_start(run: Run, setting: _Setting, view: _View) -> None:
+    """Measure the weights that training starts from: what it makes of them must be better to be kept as the best."""
+    stage = setting.stages[0]
+    run.stage_of_best = ""  # stopped before its first step, a run measures them again
+    with memory_explained(setting.config, replace_stage(stage), setting.size, view.last_good()):
+        _validate(run, setting, stage, view)
+    run.start_score = run.best
 
 
 def _validate(run: Run, setting: _Setting, stage: StageConfig, view: _View) -> None:
     """Measure, and keep the best weights. The first process does it alone; what follows from it is known to all."""
     if setting.validation is None:
         return
+    last = setting.stages[-1]
+    # Weights that were given are good at everything from the start: all that comes of them is judged alike.
+    judge = last if run.fine_tuning else stage
     if view.folder is not None:
         with alone():
-            terms = _validation_terms(run, setting, stage)
+            terms = _validation_terms(run, setting, judge)
         view.folder.log_validation(run, stage, terms)
-        score = sum(terms[name] for name in ("rigid_photometric", "e_f") if name in terms)
+        score = sum(terms[name] for name in SCORED if name in terms)
         # Only the last kind of stage trains all that counts: a better score of an earlier one is not comparable.
-        if stage.name != run.stage_of_best:
+        if judge.name != run.stage_of_best:
             run.best, run.waited = math.inf, 0
-        better = score < run.best and view.folder.save_best(run, terms)
-        run.best, run.waited = (score, 0) if better else (run.best, run.waited + 1)
+        if score < run.best and view.folder.save_best(run, terms):
+            run.best, run.best_step, run.waited = score, run.step, 0
+        else:
+            run.waited += stage.name == last.name
         view.say_warnings(run.step)
-    run.stage_of_best = stage.name
+    run.stage_of_best = judge.name
     run.best, waited = numbers_from_first([run.best, run.waited], setting.device)
     run.waited = int(waited)
 

@@ -51,6 +51,8 @@ __all__ = [
 BROKEN, MALFORMED, ENCODING = "cannot be deserialised", "malformed image", "encoding not read"
 OUT_OF_ORDER, NO_STAMP, OTHER_SIZE = "stamp not increasing", "header stamp is zero", "CameraInfo of another size"
 
+Decode = Callable[[bytes, str], tuple[np.ndarray, str]]
+"""From a serialised message and its type to image and frame id, as `decode_message`."""
 _CLOCK_JUMP_NS = 1_000_000_000
 _PENDING_IMAGES = 8
 _KNOWN_CALIBRATIONS = 64
@@ -159,6 +161,7 @@ def read_frames(
     report: ReadReport | None = None,
     fov_degrees: float | None = None,
     frames: tuple[int, int | None] = (0, None),
+    decode: Decode | None = None,
 ) -> Iterator[Frame]:
     """The usable images of a camera, decoded, each with its camera, in the order of their stamps.
 
@@ -171,6 +174,7 @@ def read_frames(
         report: filled while reading.
         fov_degrees: horizontal field of view of the centred pinhole camera to assume where there is no calibration.
         frames: first image and the one to stop before, counting every image message of the topic from 0.
+        decode: in the place of `decode_message`.
 
     Yields:
         Frames; their camera is None when uncalibrated and no field of view is given. Stamps increase, except where the
@@ -179,7 +183,7 @@ def read_frames(
     Raises:
         UsageError: a CameraInfo that no camera can have, or with an unknown distortion model.
     """
-    for image in read_images(bag, topics, report, fov_degrees, frames):
+    for image in read_images(bag, topics, report, fov_degrees, frames, decode=decode):
         if image.frame is not None:
             yield image.frame
 
@@ -191,6 +195,7 @@ def read_images(
     fov_degrees: float | None = None,
     frames: tuple[int, int | None] = (0, None),
     wanted: Callable[[int], bool] = lambda index: True,
+    decode: Decode | None = None,
 ) -> Iterator[RecordedImage]:
     """All images of a camera in recorded order, the unusable ones too; `read_frames` gives the frames among them.
 
@@ -198,6 +203,7 @@ def read_images(
         bag, topics, report, fov_degrees, frames: as in `read_frames`.
         wanted: tells by their number which images to decode. Of the others nothing but the stamp is looked at, and they
             are not counted in `report.frames`.
+        decode: in the place of `decode_message`.
 
     Raises:
         UsageError: as in `read_frames`.
@@ -207,7 +213,7 @@ def read_images(
     if use_bag_time:
         report.note("all header stamps are zero: recording times are used instead")
     known = _Calibrations(_first_calibration(bag, topics.info))
-    reader = _FrameReader(topics, report, known, fov_degrees)
+    reader = _FrameReader(topics, report, known, fov_degrees, decode or decode_message)
     for image in _paired(bag, topics, report, known, frames, use_bag_time):
         if image.stamp_ns is None or not reader.is_in_order(image.stamp_ns):
             yield image
@@ -311,9 +317,15 @@ class _FrameReader:
     """Turns image messages into frames, one after the other."""
 
     def __init__(
-        self, topics: CameraTopics, report: ReadReport, known: _Calibrations, fov_degrees: float | None
+        self,
+        topics: CameraTopics,
+        report: ReadReport,
+        known: _Calibrations,
+        fov_degrees: float | None,
+        decode: Decode,
     ) -> None:
         self._topics = topics
+        self._decode = decode
         self._report = report
         self._known = known
         self._fov_degrees = fov_degrees
@@ -334,7 +346,7 @@ class _FrameReader:
     def frame(self, message: RawMessage, stamp_ns: int) -> Frame | None:
         """The frame of an image that is in order, or None (counted)."""
         try:
-            image, frame_id = decode_message(message.data, self._topics.msgtype)
+            image, frame_id = self._decode(message.data, self._topics.msgtype)
         except BrokenMessageError as error:
             self._report.skip(BROKEN, str(error))
         except MalformedImageError as error:

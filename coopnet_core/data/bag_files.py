@@ -26,6 +26,7 @@ from coopnet_core.data.bag_storage import (
 )
 from coopnet_core.errors import CoopnetError, NoUsableDataError, UsageError
 
+METADATA = "metadata.yaml"
 _TYPES = get_typestore(Stores.ROS2_JAZZY)
 _UNDESERIALISABLE = (SerdeError, struct.error, ValueError, LookupError, TypeError, AssertionError, OverflowError)
 
@@ -165,6 +166,18 @@ def _open_one(path: Path, scratch: _Scratch, files: list[StorageFile], problems:
         problems.append(str(error))
 
 
+def recorded_files(path: Path) -> list[Path]:
+    """The files that make up a recording, without opening them; also those that are named in it but missing.
+
+    Raises:
+        UsageError, NoUsableDataError: as `open_bag`.
+    """
+    files = _storage_paths(path, [])
+    folder = files[0].parent
+    listed = [folder / name for name in _listed_files(folder, [])] if path.is_dir() or path.name == METADATA else []
+    return [*files, *(file for file in listed if file not in files), folder / METADATA]
+
+
 def _storage_paths(path: Path, problems: list[str]) -> list[Path]:
     """The files of a recording, in order.
 
@@ -175,7 +188,7 @@ def _storage_paths(path: Path, problems: list[str]) -> list[Path]:
         raise UsageError(
             f"No bag at {path}: neither a folder nor a file. A rosbag2 folder, .mcap or .db3 was expected."
         )
-    if path.name == "metadata.yaml":
+    if path.name == METADATA:
         path = path.parent
     if path.is_file():
         if path.suffix in STORAGE_SUFFIXES or path.name.endswith(tuple(f"{end}.zstd" for end in STORAGE_SUFFIXES)):
@@ -215,7 +228,7 @@ def _storage_files(folder: Path) -> Iterator[Path]:
 
 def _listed_files(folder: Path, problems: list[str]) -> list[str]:
     """File names in the order of metadata.yaml; empty without a readable one."""
-    path = folder / "metadata.yaml"
+    path = folder / METADATA
     if not path.exists():
         return []
     try:

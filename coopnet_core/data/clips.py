@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -11,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from coopnet_core.data.frame_store import allocate_frames, is_in_file
-from coopnet_core.data.frames import Clip, Frame
-from coopnet_core.data.prepare import DEFAULT_PIXELS, STILL_THRESHOLD, choose_size, fit_frame, thumbnail
+from coopnet_core.data.frame_store import FrameBlock, describe_place
+from coopnet_core.data.frames import Clip
+from coopnet_core.data.prepare import DEFAULT_PIXELS, STILL_THRESHOLD
+from coopnet_core.data.prepared_cache import PreparedCache
+from coopnet_core.data.recording import Fit, Recording, Timeline, read_recording
 from coopnet_core.data.report import ReadReport
 from coopnet_core.data.sources import Source, SourceOptions, open_source
 from coopnet_core.data.sources.interface import describe_nothing_usable
 from coopnet_core.errors import NoUsableDataError
-from coopnet_core.geometry.camera import Camera
 
 Spec = str | Path
 """A path, or `render:SEED[:FRAMES]`."""
@@ -115,6 +115,7 @@ def prepare_clips(
     pixels: int = DEFAULT_PIXELS,
     progress: Progress | None = None,
     weights: Sequence[float] = (),
+    cache: PreparedCache | None = None,
 ) -> PreparedData:
     """Read sources into clips of the networks' input size, split at gaps and changes, without still frames.
 
@@ -125,6 +126,7 @@ def prepare_clips(
         pixels: wished area when `size` is None.
         progress: called after each image.
         weights: of the first sources, in their order: how the training targets are to be shared among them.
+        cache: where recordings prepared earlier are found, and these are kept.
 
     Returns:
         The clips. With several sources, one that holds nothing usable is named in `failed` and passed over.
@@ -141,7 +143,8 @@ def prepare_clips(
     for index, spec in enumerate(specs):
         try:
             with closing(open_source(spec, options)) as source:
-                summary, recording = _read(spec, source, size, options, pixels, progress)
+                fit = Fit(size, pixels, options.still_threshold)
+                summary, recording = _read(spec, source, fit, options, progress, cache)
             summary.number, summary.weight = index, weights[index] if index < len(weights) else None
             size = recording.size
             parts = _split(spec, summary, recording, options)
@@ -154,173 +157,63 @@ def prepare_clips(
     if not train or size is None:
         only_validation = ["every source is for validation: leave at least one for training"] if validation else []
         raise NoUsableDataError("\n".join([*failed, *only_validation]))
+    if cache is not None:
+        cache.say_size()
     return PreparedData(train, validation, size, summaries, failed)
-
-
-@dataclass
-class Timeline:
-    """The frames of one source, one after the other: all that is needed to cut it into clips.
-
-    Attributes:
-        met_ns: stamps of all frames, still ones included.
-        kept: indices into `met_ns` of the frames that were kept.
-        changes: indices into `met_ns` where size or calibration changed.
-        starts: indices into `met_ns`, but 0, where the source itself begins another sequence.
-    """
-
-    met_ns: list[int] = field(default_factory=list)
-    kept: list[int] = field(default_factory=list)
-    changes: list[int] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-    _last_source: tuple[tuple[int, ...], Camera | None] | None = None
-    _last_sequence: str | None = None
-
-    def meet(self, stamp_ns: int, frame: Frame | None) -> int:
-        """Take in the next frame (None: only its stamp is known); returns its index in `met_ns`."""
-        index = len(self.met_ns)
-        self.met_ns.append(stamp_ns)
-        if frame is not None:
-            if self._last_sequence not in (None, frame.sequence):
-                self.starts.append(index)
-                self._last_source = None
-            self._last_sequence = frame.sequence
-            source = (frame.image.shape, frame.camera)
-            if self._last_source not in (None, source):
-                self.changes.append(index)
-            self._last_source = source
-        return index
-
-
-class StillFilter:
-    """Tells the frames in which something moved since the last of them."""
-
-    def __init__(self, threshold: float) -> None:
-        """`threshold`: mean absolute grey difference (0-255) of the thumbnails below which a frame is still."""
-        self._threshold = threshold
-        self._last_small: np.ndarray | None = None
-
-    def moved(self, image: np.ndarray) -> bool:
-        """Whether an (H, W, 3) uint8 image at network size differs from the last that did (the first always does)."""
-        small = thumbnail(image)
-        moved = self._last_small is None or float(np.abs(small - self._last_small).mean()) >= self._threshold
-        if moved:
-            self._last_small = small
-        return moved
-
-    def forget(self) -> None:
-        """Take the next image for the first of a sequence."""
-        self._last_small = None
-
-
-class _Recording:
-    """The kept frames of one source in one growing block, in a file where it is too large for the memory.
-
-    Attributes:
-        size: (width, height) of the kept frames, pixels.
-        timeline: all frames met, and which were kept.
-        cameras: of the kept frames, at network size.
-    """
-
-    def __init__(self, size: tuple[int, int], expected: int, still_threshold: float) -> None:
-        self.size = size
-        self.timeline = Timeline()
-        self.cameras: list[Camera] = []
-        self._still = StillFilter(still_threshold)
-        self._images = allocate_frames(expected, *size)
-
-    def add(self, frame: Frame) -> None:
-        """Fit a frame and keep it unless it is still."""
-        index = self.timeline.meet(frame.stamp_ns, frame)
-        if index in self.timeline.starts[-1:]:
-            self._still.forget()
-        fitted = fit_frame(frame, *self.size)
-        if self._still.moved(fitted.image):
-            self._keep(fitted, index)
-
-    def _keep(self, fitted: Frame, index: int) -> None:
-        """Append a fitted frame."""
-        assert fitted.camera is not None, "frames without a camera are refused before"
-        kept = self.timeline.kept
-        if len(kept) == len(self._images):
-            larger = allocate_frames(2 * len(kept), *self.size)
-            larger[: len(kept)] = self._images
-            self._images = larger
-        self._images[len(kept)] = fitted.image
-        self.cameras.append(fitted.camera)
-        kept.append(index)
-
-    @property
-    def place(self) -> str:
-        """Where the frames are, in words, if not in memory."""
-        if not is_in_file(self._images):
-            return ""
-        gigabytes, folder = self._images.nbytes / 1e9, tempfile.gettempdir()
-        return (
-            f"{gigabytes:.1f} GB of frames are more than half of the free memory: they are kept in a file in {folder}"
-        )
-
-    def clip(self, summary: SourceSummary, start: int, stop: int) -> Clip:
-        """The kept frames [start, stop) as a clip; its images are a view, not a copy."""
-        kept = self.timeline.kept
-        stamps_ns = np.array([self.timeline.met_ns[index] for index in kept[start:stop]], np.int64)
-        return Clip(
-            f"{summary.name}[{kept[start]}:{kept[stop - 1] + 1}]",
-            self._images[start:stop],
-            stamps_ns,
-            self.cameras[start],
-            source=summary.number,
-            weight=summary.weight,
-        )
 
 
 def _read(
     spec: Spec,
     source: Source,
-    size: tuple[int, int] | None,
+    fit: Fit,
     options: PrepareOptions,
-    pixels: int,
     progress: Progress | None,
-) -> tuple[SourceSummary, _Recording]:
-    """One pass over a source.
+    cache: PreparedCache | None,
+) -> tuple[SourceSummary, Recording]:
+    """The kept frames of a source, from the cache or by reading it.
 
     Raises:
         NoUsableDataError: no frame can be used; says what became of the images.
         UsageError: from the source and from its calibration.
     """
-    summary = SourceSummary(source.name, source.kind, source.camera, source.why, source.report)
     expected = options.selected(source.count)
-    recording: _Recording | None = None
-    for frame in source.frames():
-        if frame.camera is None:
-            raise NoUsableDataError(source.uncalibrated)
-        if recording is None:
-            size = size or choose_size(frame.camera, pixels)
-            recording = _Recording(size, expected, options.still_threshold)
-        recording.add(frame)
-        _note_source(summary, frame)
+
+    def tell(done: int, total: int) -> None:
         if progress is not None:
-            progress(spec, source.report.messages, expected)
-    if recording is not None and recording.place:
-        source.report.note(recording.place)
+            progress(spec, done, total)
+
+    if cache is None:
+        recording = read_recording(source, fit, expected, FrameBlock, tell)
+    else:
+        recording = cache.recording(source, fit, options, expected, tell)
     if recording is None:
         raise NoUsableDataError(
             describe_nothing_usable(source.label, source.camera, source.count, source.report, options)
         )
+    place = describe_place(recording.images)
+    if place:
+        recording.report.note(place)
+    summary = SourceSummary(source.name, source.kind, source.camera, source.why, recording.report)
+    summary.cameras = recording.camera_texts
     return summary, recording
 
 
-def _note_source(summary: SourceSummary, frame: Frame) -> None:
-    """Remember each camera met, in words."""
-    camera = frame.camera
-    assert camera is not None, "frames without a camera are refused before"
-    distortion = f" {camera.distortion_model}" if camera.is_distorted else ""
-    text = f"{camera.width}x{camera.height} f={camera.fx:.0f}{distortion}"
-    if text not in summary.cameras:
-        summary.cameras.append(text)
+def _clip(recording: Recording, summary: SourceSummary, start: int, stop: int) -> Clip:
+    """The kept frames [start, stop) as a clip; its images are a view, not a copy."""
+    timeline = recording.timeline
+    kept = timeline.kept[start:stop]
+    return Clip(
+        f"{summary.name}[{kept[0]}:{kept[-1] + 1}]",
+        recording.images[start:stop],
+        np.array([timeline.met_ns[index] for index in kept], np.int64),
+        recording.camera(start),
+        source=summary.number,
+        weight=summary.weight,
+    )
 
 
 def _split(
-    spec: Spec, summary: SourceSummary, recording: _Recording, options: PrepareOptions
+    spec: Spec, summary: SourceSummary, recording: Recording, options: PrepareOptions
 ) -> tuple[list[Clip], list[Clip]]:
     """Cut a recording into clips for training and for validation; fills in the summary.
 
@@ -329,8 +222,8 @@ def _split(
     """
     timeline = recording.timeline
     cuts = cut(timeline, spec, options)
-    train = [recording.clip(summary, *piece) for piece in cuts.train]
-    validation = [recording.clip(summary, *piece) for piece in cuts.validation]
+    train = [_clip(recording, summary, *piece) for piece in cuts.train]
+    validation = [_clip(recording, summary, *piece) for piece in cuts.validation]
     summary.still = len(timeline.met_ns) - len(timeline.kept)
     summary.gaps, summary.changes, summary.short = len(cuts.gaps), len(timeline.changes), cuts.short
     summary.train, summary.validation = sum(map(len, train)), sum(map(len, validation))

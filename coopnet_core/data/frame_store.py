@@ -43,6 +43,51 @@ def allocate_frames(frames: int, width: int, height: int) -> np.ndarray:
         ) from None
 
 
+class FrameBlock:
+    """The kept frames of one recording in one growing block: a `FrameStore` that ends with the process."""
+
+    def __init__(self, size: tuple[int, int], expected: int) -> None:
+        """`size`: (width, height), pixels; `expected`: frames there will be, at most, as far as is known.
+
+        Raises:
+            UsageError: as `allocate_frames`; so do the other methods.
+        """
+        self._size = size
+        self._frames = allocate_frames(expected, *size)
+        self._count = 0
+
+    def append(self, image: np.ndarray) -> None:
+        """Keep one more (H, W, 3) uint8 image."""
+        self.extend(image[None])
+
+    def extend(self, images: np.ndarray) -> None:
+        """Keep more images, (N, H, W, 3) uint8."""
+        count = self._count + len(images)
+        if count > len(self._frames):
+            larger = allocate_frames(max(count, 2 * self._count), *self._size)
+            larger[: self._count] = self._frames[: self._count]
+            self._frames = larger
+        self._frames[self._count : count] = images
+        self._count = count
+
+    def images(self) -> np.ndarray:
+        """All so far, (N, H, W, 3) uint8, a view."""
+        return self._frames[: self._count]
+
+    def progress(self, so_far: object, broken_off: bool) -> None:
+        """Nothing outlives the process."""
+
+
+def describe_place(frames: np.ndarray) -> str:
+    """Where frames from a `FrameBlock` are, in words, if not in memory."""
+    if not is_in_file(frames):
+        return ""
+    return (
+        f"{frames.nbytes / 1e9:.1f} GB of frames are more than half of the free memory: they are kept in a file in "
+        f"{tempfile.gettempdir()}"
+    )
+
+
 def is_in_file(frames: np.ndarray) -> bool:
     """Whether frames are kept in a file."""
     return isinstance(frames, np.memmap)

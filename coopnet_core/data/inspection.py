@@ -308,5 +308,5 @@ def _training_facts(watch: Watch, cuts: Cuts, options: InspectionOptions) -> Tra
         train_images=sum(train),
         validation_images=sum(validation),
         targets=count_targets(train, options.offsets),
-        memory_mb=(sum(train) + sum(validation)) * width * height * 3 / 1e6,
+        frames_mb=(sum(train) + sum(validation)) * width * height * 3 / 1e6,
     )

@@ -24,7 +24,7 @@ _ASPECT_ERROR = 0.05
 _FIELDS_OF_VIEW = (15.0, 150.0)
 _LONG_DELAY_MS = 1000.0
 _SECONDS_PER_TARGET = {"scratch": 0.103, "checkpoint": 0.196}
-"""Of the preset `small` at 416x128 on two cores of a server without GPU: a run of all stages, one with --init."""
+"""Of the preset `cpu-small` at 416x128 on two cores of a server without GPU: a run of all stages, one with --init."""
 _RUN_FOLDER_MB = 36.0
 """Weights twice, the state of the optimiser and the logs of such a run."""
 
@@ -82,7 +82,7 @@ class TrainingCost:
         steps, batch_size: of the preset.
         passes: over the targets.
         minutes_from_nothing, minutes_from_weights: without and with --init; estimated.
-        memory_mb: of the prepared frames, which stay in memory; no copy of them is written to disk.
+        frames_mb: of the prepared frames, kept in the cache on disk and mapped from there; in memory with --no-cache.
         disk_mb: of the run folder.
         how: how the times were estimated.
     """
@@ -93,7 +93,7 @@ class TrainingCost:
     passes: float
     minutes_from_nothing: float
     minutes_from_weights: float
-    memory_mb: float
+    frames_mb: float
     disk_mb: float
     how: str
 
@@ -102,7 +102,7 @@ def training_cost(config: TrainConfig, found: Sequence[TrainingFacts]) -> Traini
     """What a default run takes on recordings that are trained on together.
 
     Args:
-        config: of the preset `small`.
+        config: of the preset `cpu-small`.
         found: of each of them.
     """
     targets = sum(facts.targets for facts in found)
@@ -116,7 +116,7 @@ def training_cost(config: TrainConfig, found: Sequence[TrainingFacts]) -> Traini
         seen / targets if targets else 0.0,
         minutes["scratch"],
         minutes["checkpoint"],
-        sum(facts.memory_mb for facts in found),
+        sum(facts.frames_mb for facts in found),
         _RUN_FOLDER_MB,
         f"{config.steps} steps of {config.batch_size} targets, each {_SECONDS_PER_TARGET['scratch']:g} s "
         f"({_SECONDS_PER_TARGET['checkpoint']:g} s with --init) as measured on 2 CPU cores at 416x128, in proportion "

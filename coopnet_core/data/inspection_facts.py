@@ -197,7 +197,7 @@ class TrainingFacts:
         train_clips, validation_clips: clips.
         train_images, validation_images: images in them.
         targets: training images that have all their neighbours (triplets).
-        memory_mb: that the prepared images take while training; nothing of them is written to disk.
+        frames_mb: of the prepared images, kept in the cache on disk and mapped from there; in memory with --no-cache.
     """
 
     exact: bool = True
@@ -213,7 +213,7 @@ class TrainingFacts:
     train_images: int = 0
     validation_images: int = 0
     targets: int = 0
-    memory_mb: float = 0.0
+    frames_mb: float = 0.0
 
 
 @dataclass(frozen=True)

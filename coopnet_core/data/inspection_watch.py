@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from coopnet_core.data.bag import RecordedImage
-from coopnet_core.data.clips import Cuts, StillFilter, Timeline
+from coopnet_core.data.clips import Cuts
 from coopnet_core.data.frames import Frame
 from coopnet_core.data.inspection_facts import (
     BRIGHT,
@@ -30,6 +30,7 @@ from coopnet_core.data.inspection_facts import (
     PictureFacts,
 )
 from coopnet_core.data.prepare import choose_size, fit_frame, thumbnail
+from coopnet_core.data.recording import StillFilter, Timeline
 from coopnet_core.geometry.camera import Camera
 
 _BLOCK = 5

@@ -6,7 +6,7 @@ computed from the same planes along the rays through the pixel centres, so it ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -114,11 +114,20 @@ def iter_rendered(config: SceneConfig) -> Iterator[tuple[Frame, FrameTruth]]:
         previous = shot
 
 
-def iter_images(config: SceneConfig) -> Iterator[Frame]:
-    """Render frame after frame without the truth, which takes half of the time."""
+def iter_images(
+    config: SceneConfig, numbers: Iterable[int], draw: Callable[[Callable[[], np.ndarray]], np.ndarray]
+) -> Iterator[Frame]:
+    """Render frame after frame without the truth, which takes half of the time.
+
+    Args:
+        config: the scene.
+        numbers: of the frames.
+        draw: given what renders an image, gives the image.
+    """
     renderer = _Renderer(config)
-    for index in range(config.frames):
-        yield Frame(renderer.shoot(index).image, renderer.stamp_ns(index), config.camera, FRAME_ID)
+    for index in numbers:
+        image = draw(lambda index=index: renderer.shoot(index).image)
+        yield Frame(image, renderer.stamp_ns(index), config.camera, FRAME_ID)
 
 
 @dataclass(frozen=True)

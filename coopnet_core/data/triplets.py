@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,9 +38,28 @@ class Batch:
         """The same batch on a device."""
         return Batch(*(None if tensor is None else tensor.to(device, non_blocking=True) for tensor in self.tensors()))
 
+    def pinned(self) -> Batch:
+        """The same batch in memory that a GPU can copy from while it computes."""
+        return Batch(*(None if tensor is None else tensor.pin_memory() for tensor in self.tensors()))
+
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
         """All fields."""
         return self.target, self.sources, self.camera_matrix, self.moving, self.assumed
+
+
+@dataclass(frozen=True)
+class SamplerPosition:
+    """Where a sampler is; cheap to take, as nothing in it is ever changed.
+
+    Attributes:
+        rng: state of its generator.
+        orders: of the pass under way, one per group.
+        positions: in them.
+    """
+
+    rng: Mapping[str, Any]
+    orders: tuple[np.ndarray, ...]
+    positions: tuple[int, ...]
 
 
 class TripletSampler:
@@ -102,12 +122,29 @@ class TripletSampler:
             part = list(rows[start : start + self._batch_size])
             yield self._assemble(part, [self._offsets] * len(part))
 
+    def position(self) -> SamplerPosition:
+        """Where it is now."""
+        return SamplerPosition(self._rng.bit_generator.state, tuple(self._orders), tuple(self._positions))
+
+    def go_to(self, position: SamplerPosition) -> None:
+        """Continue where `position` was taken, by this sampler or a twin."""
+        self._rng.bit_generator.state = position.rng
+        self._orders, self._positions = list(position.orders), list(position.positions)
+
+    def twin(self) -> TripletSampler:
+        """Another one over the same clips, at the same place; they move on independently."""
+        other = copy.copy(self)
+        other._rng = np.random.default_rng()
+        other.go_to(self.position())
+        return other
+
     def state(self) -> dict[str, object]:
-        """What `restore` needs to continue exactly here."""
+        """What `restore` needs to continue exactly here, as plain values."""
+        here = self.position()
         return {
-            "rng": self._rng.bit_generator.state,
-            "orders": [order.tolist() for order in self._orders],
-            "positions": list(self._positions),
+            "rng": here.rng,
+            "orders": [order.tolist() for order in here.orders],
+            "positions": list(here.positions),
             "shares": self._shares.tolist(),
         }
 
@@ -123,9 +160,8 @@ class TripletSampler:
                 f"The recordings had the shares {before} of the targets, now they have {now}. Resume with the same "
                 "--weights, or start a new run from the weights of this one with --init."
             )
-        self._rng.bit_generator.state = state["rng"]
-        self._orders = [np.array(order, dtype=np.int64) for order in state["orders"]]
-        self._positions = list(state["positions"])
+        orders = tuple(np.array(order, dtype=np.int64) for order in state["orders"])
+        self.go_to(SamplerPosition(state["rng"], orders, tuple(state["positions"])))
 
     def _next_index(self) -> int:
         group = 0 if len(self._groups) == 1 else int(self._rng.choice(len(self._groups), p=self._shares))

@@ -9,29 +9,60 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 
 from coopnet_core.files import write_whole
 
-_MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif"}
+_MEDIA_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".svg": "image/svg+xml",
+}
 _LARGEST_PNG = 100_000
 _STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:64rem;padding:1rem;color:#1b1f24;background:#fff}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #d0d7de}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:.3rem .7rem;text-align:right}
-th:first-child,td:first-child{text-align:left}tr:nth-child(even) td{background:#f6f8fa}
-thead th{border-bottom:2px solid #d0d7de}
-.wide{overflow-x:auto}img{max-width:100%;height:auto;border-radius:4px}figure{margin:1rem 0}
-figcaption,.note{color:#57606a;font-size:.9rem}
-@media(prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}tr:nth-child(even) td{background:#161b22}
-h2,thead th{border-color:#30363d}figcaption,.note{color:#9da7b1}}
+:root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--faint:#57606a;--line:#d0d7de;--shade:#f6f8fa;
+--good:#1a7f37;--poor:#9a6700;--bad:#cf222e}
+@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--paper:#0d1117;--faint:#9da7b1;--line:#30363d;--shade:#161b22;
+--good:#3fb950;--poor:#d29922;--bad:#f85149}}
+body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:64rem;padding:1rem;color:var(--ink);
+background:var(--paper);overflow-wrap:anywhere}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid var(--line)}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;overflow-wrap:normal;margin:.5rem 0}
+th,td{padding:.3rem .7rem;text-align:right;vertical-align:top}
+th:first-child,td:first-child,.text{text-align:left}td.text{min-width:5rem;max-width:24rem;overflow-wrap:break-word}
+tr:nth-child(even) td{background:var(--shade)}thead th{border-bottom:2px solid var(--line);vertical-align:bottom}
+.wide,pre{overflow-x:auto}img{max-width:100%;height:auto;border-radius:4px}figure{margin:1rem 0}
+.grid{display:grid;gap:0 .8rem}.grid figure{margin:.5rem 0}.grid img{width:100%}
+.of2{grid-template-columns:repeat(auto-fill,minmax(max(min(100%,21rem),34%),1fr))}
+.of4{grid-template-columns:repeat(auto-fill,minmax(max(9rem,22%),1fr))}
+figcaption,.note{color:var(--faint);font-size:.9rem}
+pre{background:var(--shade);padding:.6rem .8rem;border-radius:4px;font-size:.85rem;overflow-wrap:normal}
+summary{cursor:pointer;font-size:1.15rem;font-weight:600;margin-top:2rem}
+.verdict{font-size:1.2rem;font-weight:600;border-left:.4rem solid;padding:.2rem .8rem}
+ul.remarks{list-style:none;padding-left:0}.remarks li{padding-left:1.5rem;text-indent:-1.5rem;margin:.3rem 0}
+.remarks b{display:inline-block;width:1.5rem;text-indent:0}
+.verdict.good{border-color:var(--good)}.verdict.poor{border-color:var(--poor)}.verdict.bad{border-color:var(--bad)}
+.good b{color:var(--good)}.poor b{color:var(--poor)}.bad b{color:var(--bad)}
 """
+State = Literal["good", "poor", "bad", "plain"]
+_SIGNS: dict[State, tuple[str, str]] = {
+    "good": ("\u2713", "good"),
+    "poor": ("!", "doubtful"),
+    "bad": ("\u2717", "bad"),
+    "plain": ("\u2013", "note"),
+}
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of figures; numbers are rounded to four digits, None is a dash."""
+    """Rows of figures; numbers are rounded to four digits, None is a dash. Columns of words are set to the left.
+
+    A header of empty names is left out.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -39,44 +70,71 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file (PNG, JPEG, WebP, GIF) that is written into the page itself."""
+    """An image file (PNG, JPEG, WebP, GIF, SVG) that is written into the page itself; the caption is its alt text."""
 
     path: Path
     caption: str = ""
 
 
 @dataclass(frozen=True)
+class Remark:
+    """A sentence with a sign before it that says whether it is good news."""
+
+    text: str
+    state: State = "plain"
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading with paragraphs, tables and pictures under it, in this order."""
+    """A heading with paragraphs, commands, tables, remarks and pictures under it, in this order.
+
+    Attributes:
+        title: the heading.
+        text: paragraphs.
+        remarks: a list.
+        commands: to be copied, one block each.
+        tables: each scrolls within its own box.
+        pictures: those whose file is missing are left out.
+        columns: pictures side by side, where the window is wide enough: 1, 2 or 4 (on a phone 1, 1 or 2).
+        folded: closed until the reader opens it.
+    """
 
     title: str
     text: Sequence[str] = ()
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
+    remarks: Sequence[Remark] = ()
+    commands: Sequence[str] = ()
+    columns: Literal[1, 2, 4] = 1
+    folded: bool = False
 
 
-def write_report(path: Path, title: str, sections: Sequence[Section], intro: Sequence[str] = ()) -> Path:
+def write_report(
+    path: Path, title: str, sections: Sequence[Section], intro: Sequence[str] = (), verdict: Remark | None = None
+) -> Path:
     """Write one self-contained HTML page: style and pictures inside, no script, readable on a phone.
 
     Args:
-        path: the file to write.
+        path: the file to write; it is replaced whole.
         title: heading of the page.
-        sections: in order; pictures whose file is missing are left out.
+        sections: in order.
         intro: paragraphs under the title.
+        verdict: what matters most, in a sentence that is seen first.
+
+    Raises:
+        OSError: the disk refuses.
     """
-    body = [f"<h1>{html.escape(title)}</h1>", *(_paragraph(text) for text in intro)]
-    for section in sections:
-        body.append(f"<h2>{html.escape(section.title)}</h2>")
-        body += [_paragraph(text) for text in section.text]
-        body += [_table(table) for table in section.tables]
-        body += [_picture(picture) for picture in section.pictures if picture.path.is_file()]
+    body = [f"<h1>{html.escape(title)}</h1>"]
+    if verdict is not None:
+        body.append(f'<p class="verdict {verdict.state}">{html.escape(verdict.text)}</p>')
+    body += [*(_paragraph(text) for text in intro), *map(_section, sections)]
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page + "\n".join(body) + "\n</body></html>\n", encoding="utf-8")
+    page += "\n".join(body) + "\n</body></html>\n"
+    write_whole(path, lambda partial: partial.write_text(page, encoding="utf-8"))
     return path
 
 
@@ -153,16 +211,56 @@ def evaluation_tables(report: Mapping[str, dict]) -> dict[str, Table]:
     return tables
 
 
+def _section(section: Section) -> str:
+    title = html.escape(section.title)
+    pictures = "\n".join(_picture(picture) for picture in section.pictures if picture.path.is_file())
+    parts = [
+        *(_paragraph(text) for text in section.text),
+        *(f'<pre tabindex="0"><code>{html.escape(command)}</code></pre>' for command in section.commands),
+        *(_table(table) for table in section.tables),
+        _remarks(section.remarks),
+        f'<div class="grid of{section.columns}">{pictures}</div>' if pictures and section.columns > 1 else pictures,
+    ]
+    content = "\n".join(part for part in parts if part)
+    if section.folded:
+        return f"<details><summary>{title}</summary>\n{content}\n</details>"
+    return f"<section>\n<h2>{title}</h2>\n{content}\n</section>"
+
+
+def _remarks(remarks: Sequence[Remark]) -> str:
+    if not remarks:
+        return ""
+    items = (
+        f'<li class="{remark.state}"><b role="img" aria-label="{_SIGNS[remark.state][1]}">{_SIGNS[remark.state][0]}</b>'
+        f"{html.escape(remark.text)}</li>"
+        for remark in remarks
+    )
+    return f'<ul class="remarks">{"".join(items)}</ul>'
+
+
 def _paragraph(text: str) -> str:
     return f'<p class="note">{html.escape(text)}</p>'
 
 
 def _table(table: Table) -> str:
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in table.header)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(number(cell))}</td>" for cell in row) + "</tr>" for row in table.rows
-    )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    words = [
+        any(isinstance(cell, str) for cell in column) and all(cell is None or isinstance(cell, str) for cell in column)
+        for column in zip(*table.rows, strict=False)
+    ]
+    words += [False] * (len(table.header) - len(words))
+    head = ""
+    if any(table.header):
+        head = _cells("th", [(str(name), text) for name, text in zip(table.header, words, strict=True)])
+        head = f"<thead><tr>{head}</tr></thead>"
+    rows = (_cells("td", [(number(cell), text) for cell, text in zip(row, words, strict=False)]) for row in table.rows)
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<div class="wide" tabindex="0"><table>{head}<tbody>{body}</tbody></table></div>'
+
+
+def _cells(tag: str, cells: Sequence[tuple[str, bool]]) -> str:
+    """Table cells from (content, whether it is of words)."""
+    words = ' class="text"'
+    return "".join(f"<{tag}{words if text else ''}>{html.escape(content)}</{tag}>" for content, text in cells)
 
 
 def _picture(picture: Picture) -> str:

@@ -158,7 +158,9 @@ class StreamPredictor:
         start = time.perf_counter()
         width, height = self._input_size or self._size_for(frame.camera)
         fitted = fit_frame(frame, width, height)
-        image = torch.from_numpy(fitted.image).to(self._device).permute(2, 0, 1)[None].float() / 255
+        # A frame mapped from disk is read-only, which torch warns of.
+        pixels = np.require(fitted.image, requirements="W")
+        image = torch.from_numpy(pixels).to(self._device).permute(2, 0, 1)[None].float() / 255
         now = _Seen(image, small_view(fitted.image), fitted.stamp_ns, fitted.camera)
         last, reference = self._last, self._reference
         if last is not None and last.camera != now.camera:

@@ -36,11 +36,11 @@ def test_the_script_runs_whole_on_a_cpu(tmp_path: Path):
     assert [result["title"] for result in results["comparisons"]] == [case.title for case in cases(CPU, quick=True)]
     assert all(result["value"] <= result["limits"]["values"] for result in results["comparisons"])
     assert any(result["value"] > 0 for result in results["comparisons"]), "two implementations differ somewhere"
-    assert {result["preset"] for result in results["training"]} == {"small", "resnet18"}
+    assert {result["preset"] for result in results["training"]} == {"cpu-small", "kitti-paper"}
     for result in results["training"]:
         assert result["triplets_per_s"] > 0
         assert 0 < result["data_share"] < 0.5
-        assert (result["matches_share"] > 0) == (result["preset"] == "small"), "only that one learns from matches"
+        assert (result["matches_share"] > 0) == (result["preset"] == "cpu-small"), "only that one learns from matches"
     assert all(0 < result["p50_ms"] <= result["p95_ms"] for result in results["inference"])
 
 
@@ -105,8 +105,8 @@ def test_every_kind_of_step_and_precision_is_compared():
     for name in [*RULES, *APPORTIONMENTS]:
         assert name in {"hybrid", "per_pixel"} or any(f" {name}," in title for title in found), name
     for stage in ("flow", "rigid", "together coarse", "together"):
-        assert {f"step: small, stage {stage}, {name}" for name in ("float32", "tf32", "bfloat16")} <= found
-    assert {f"network: flow of small, {name}" for name in PRECISIONS} <= found
+        assert {f"step: cpu-small, stage {stage}, {name}" for name in ("float32", "tf32", "bfloat16")} <= found
+    assert {f"network: flow of cpu-small, {name}" for name in PRECISIONS} <= found
     assert {f"predictor: refine {name}, float32" for name in ("static", "all", "off")} <= found
     assert all(case.precision in LIMITS[case.kind] for case in cases(CUDA))
 

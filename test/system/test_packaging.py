@@ -100,7 +100,7 @@ def test_colcon_finds_the_tests(setup_arguments):
 def test_the_data_files_are_all_shipped(setup_arguments):
     shipped = {name for _, names in setup_arguments["data_files"] for name in names}
     assert {"resource/coopnet_ros", "package.xml"} <= shipped
-    assert {"config/fastdds_image_profile.xml", "config/coopnet_node.yaml", "config/presets/small.yaml"} <= shipped
+    assert {"config/fastdds_image_profile.xml", "config/coopnet_node.yaml", "config/presets/cpu-small.yaml"} <= shipped
     assert "launch/coopnet.launch.py" in shipped
     assert {"config/coopnet.rviz", "config/coopnet_foxglove.json"} <= shipped
     assert {f"config/profiles/{name}.yaml" for name in ("laptop_cpu", "jetson", "datacenter_gpu")} <= shipped

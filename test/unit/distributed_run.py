@@ -1,6 +1,6 @@
 """One process of several that torchrun starts: trains the tiny networks; a program of its own for test_distributed.py.
 
-torchrun ... distributed_run.py OUTPUT [--fail-at STEP | --stop-at STEP | --nan-at STEP]
+torchrun ... distributed_run.py OUTPUT [--fail-at STEP | --stop-at STEP | --nan-at STEP] [--init FILE] [--frozen PARTS]
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,11 +30,29 @@ SETTINGS = {
 """Everything that has a mean over a mask, a statistic of the batch or a state."""
 
 
+_OURS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
+
+
+def run_program(output: Path, processes: int, *options: str) -> None:
+    """The program, alone or under torchrun."""
+    root = Path(__file__).parents[2]
+    environment = {name: value for name, value in os.environ.items() if name not in _OURS}
+    environment |= {"PYTHONPATH": f"{root}:{root / 'test'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=1"]
+    command += [__file__, str(output), *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("output", type=Path)
     for name in ("--fail-at", "--stop-at", "--nan-at"):
         parser.add_argument(name, type=int)
+    parser.add_argument("--init", type=Path)
+    parser.add_argument("--frozen", type=lambda text: text.split(","), default=[])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     original_train, original_step = trainer._train_on_a_batch, trainer.step
@@ -55,7 +75,8 @@ def main() -> None:
 
     trainer._train_on_a_batch = watched
     clips = [tiny_clip(9, assumed=True)]
-    result = trainer.train(tiny_config(**SETTINGS), clips, [tiny_clip(seed=1)], arguments.output)
+    config = tiny_config(**SETTINGS, frozen=arguments.frozen)
+    result = trainer.train(config, clips, [tiny_clip(seed=1)], arguments.output, init=arguments.init)
     said = arguments.output / f"rank_{announced().rank}.txt"
     said.write_text(f"{result.steps} {result.interrupted} {restarts}")
 

@@ -10,7 +10,7 @@ from coopnet_core.cotraining.error_model import ErrorModelState
 from coopnet_core.errors import CheckpointError
 from coopnet_core.networks.bundle import CoopNetworks
 
-CONFIG = load_config("small", [], {})
+CONFIG = load_config("cpu-small", [], {})
 
 
 def _metadata(**changes):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from unit.distributed_run import SETTINGS
+from unit.distributed_run import SETTINGS, run_program
 from unit.tiny_run import logged, same_end, tiny_clip, tiny_config
 
 from coopnet_core.cotraining.families import thinned, thinned_of_all
@@ -21,28 +18,12 @@ from coopnet_core.losses.reduction import masked_mean
 from coopnet_core.networks.bundle import NETWORKS
 from coopnet_core.networks.shared_norm import SharedBatchNorm2d, share_batch_norm
 
-_PROGRAM = Path(__file__).with_name("distributed_run.py")
-_ROOT = _PROGRAM.parents[2]
-_OURS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
-
-
-def _run(output: Path, processes: int, *options: str) -> None:
-    """The program, alone or under torchrun."""
-    environment = {name: value for name, value in os.environ.items() if name not in _OURS}
-    environment |= {"PYTHONPATH": f"{_ROOT}:{_ROOT / 'test'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=1"]
-    command += [str(_PROGRAM), str(output), *options]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory) -> Path:
     """The run folder of one process."""
     output = tmp_path_factory.mktemp("one")
-    _run(output, 1)
+    run_program(output, 1)
     return output
 
 
@@ -80,7 +61,7 @@ def _assert_same_trajectory(one: Path, two: Path) -> None:
 def two(tmp_path_factory) -> Path:
     """The run folder of two processes."""
     output = tmp_path_factory.mktemp("two")
-    _run(output, 2)
+    run_program(output, 2)
     return output
 
 
@@ -90,19 +71,19 @@ def test_two_processes_with_half_the_batch_train_as_one(one, two):
 
 
 def test_a_process_that_dies_is_restarted_and_the_run_resumed(two, tmp_path):
-    _run(tmp_path, 2, "--fail-at=3")
+    run_program(tmp_path, 2, "--fail-at=3")
     assert [(tmp_path / f"rank_{rank}.txt").read_text() for rank in (0, 1)] == ["5 False 1"] * 2
     assert same_end(two, tmp_path)
 
 
 def test_all_stop_at_the_same_step_when_one_is_asked_to(tmp_path):
-    _run(tmp_path, 2, "--stop-at=2")
+    run_program(tmp_path, 2, "--stop-at=2")
     assert [(tmp_path / f"rank_{rank}.txt").read_text() for rank in (0, 1)] == ["3 True 0"] * 2
     assert _state(tmp_path)["step"] == 3
 
 
 def test_all_reject_a_step_that_is_not_finite_for_one(tmp_path):
-    _run(tmp_path, 2, "--nan-at=2")
+    run_program(tmp_path, 2, "--nan-at=2")
     rejected = [line["steps_rejected"] for line in logged(tmp_path) if not line["validation"]]
     assert rejected == [0, 0, 1, 1, 1]
     assert all(value.isfinite().all() for value in _state(tmp_path)["networks"].values())

@@ -1,6 +1,8 @@
 import colorsys
 import json
 import math
+import re
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -12,7 +14,7 @@ from coopnet_core.data.frames import FrameTruth
 from coopnet_core.errors import NoUsableDataError, UsageError
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.prediction import Prediction
-from coopnet_core.plots import plot_curves, plot_trajectory
+from coopnet_core.plots import plot_curves, plot_each_curve, plot_error_model, plot_trajectory
 from coopnet_core.visualization import (
     depth_range,
     depth_to_color,
@@ -254,6 +256,33 @@ def test_plots_are_written(tmp_path):
     metrics.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"step": 10, "lo')
     assert len(read_metrics(metrics)) == 9
     assert plot_curves(metrics, tmp_path / "c.png").stat().st_size > 1000
+
+
+def test_each_curve_is_a_picture_of_its_own_in_the_colours_of_the_reader(tmp_path):
+    lines = [{"step": k, "stage": "a", "loss": 10.0 / k, "e_f": None if k % 2 else 0.1 * k} for k in range(1, 9)]
+    lines += [{"step": 8, "validation": True, "e_r": 0.2}, {"step": 9, "loss": float("nan")}, {"step": 10}]
+    paths = plot_each_curve(lines, tmp_path)
+    assert {curve.key: path.name for curve, path in paths.items()} == {"loss": "loss.svg", "errors": "errors.svg"}
+    drawn = (tmp_path / "errors.svg").read_text()
+    assert re.findall(r">(e_\w+)</text>", drawn) == ["e_r", "e_f"]  # what nobody measured has no name
+    assert "prefers-color-scheme:dark" in drawn
+    assert "var(--ink)" in drawn
+    assert "#010203" not in drawn
+    assert ElementTree.fromstring(drawn).tag.endswith("svg")
+
+
+def test_the_gates_are_in_the_curves(tmp_path):
+    lines = [{"step": k, "separation": 0.1 * k} for k in range(5)]
+    (plain,) = plot_each_curve(lines, tmp_path / "a").values()
+    (gated,) = plot_each_curve(lines, tmp_path / "b", {"separation": 1.5}).values()
+    assert gated.read_text().count("stroke-dasharray") == plain.read_text().count("stroke-dasharray") + 1
+
+
+def test_the_error_model_is_drawn(tmp_path):
+    edges, shares = np.linspace(-0.1, 0.3, 5), np.array([0.1, 0.5, 0.0, 0.4])
+    drawn = plot_error_model(tmp_path / "m.svg", edges, shares, shares, 0.2).read_text()
+    assert ">tau</text>" in drawn
+    assert ">tau</text>" not in plot_error_model(tmp_path / "n.svg", edges, shares, shares, float("nan")).read_text()
 
 
 def test_curves_without_figures_are_refused(tmp_path):

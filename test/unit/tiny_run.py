@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from coopnet_core.checkpoint import load_checkpoint
 from coopnet_core.config import TrainConfig, config_from_tree
+from coopnet_core.cotraining import trainer
 from coopnet_core.data.frames import Clip
 from coopnet_core.geometry.camera import Camera
 
@@ -60,7 +64,21 @@ def tiny_weights(checkpoint: Path) -> dict[str, Tensor]:
 def logged(output: Path) -> list[dict[str, float]]:
     """The lines of metrics.jsonl but for the clock's; every line must be whole."""
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "triplets_per_s"} for line in lines]
+    of_the_clock = ("triplets_per_s", "data_wait_share")
+    return [{name: value for name, value in line.items() if name not in of_the_clock} for line in lines]
+
+
+def interrupt_in_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Ctrl-C while a training step is under way."""
+    original, steps = trainer._train_on_a_batch, []
+
+    def interrupted(*arguments):
+        steps.append(1)
+        if len(steps) == number:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments)
+
+    monkeypatch.setattr(trainer, "_train_on_a_batch", interrupted)
 
 
 def same(first: object, second: object) -> bool:

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from coopnet_core.data.bag import Bag, CameraTopics, find_camera, open_bag, read_frames
+import numpy as np
+
+from coopnet_core.data.bag import Bag, CameraTopics, decode_message, find_camera, open_bag, read_frames
+from coopnet_core.data.bag_files import recorded_files
 from coopnet_core.data.frames import Frame
 from coopnet_core.data.image_files import absolute
 from coopnet_core.data.report import ReadReport
 from coopnet_core.data.sources.cameras import CameraChooser
-from coopnet_core.data.sources.interface import SourceOptions, describe_nothing_usable, uncalibrated
+from coopnet_core.data.sources.decoding import Decoding
+from coopnet_core.data.sources.interface import SourceOptions, describe_file, describe_nothing_usable, uncalibrated
 from coopnet_core.errors import CoopnetError
 
 
@@ -42,17 +46,34 @@ class BagSource:
         )
         self.count = self._bag.topics[topics.image].count
         self.report = ReadReport()
+        self.decoding = Decoding()
         self._cameras = CameraChooser(options, self.report)
 
     def frames(self) -> Iterator[Frame]:
         """See `Source.frames`."""
-        for frame in read_frames(self._bag, self._topics, self.report, None, self._options.frames):
+        chosen = (self._bag, self._topics, self.report, None, self._options.frames, self._decode)
+        for frame in read_frames(*chosen):
             if frame.camera is None:
                 height, width = frame.image.shape[:2]
                 yield replace(frame, camera=self._cameras.camera(None, width, height))
             else:
                 yield frame
         self.report.unread = self._bag.problems
+
+    def _decode(self, data: bytes, msgtype: str) -> tuple[np.ndarray, str]:
+        """See `decode_message`."""
+        frame_id = ""
+
+        def decode() -> np.ndarray:
+            nonlocal frame_id
+            image, frame_id = decode_message(data, msgtype)
+            return image
+
+        return self.decoding(decode), frame_id
+
+    def identity(self) -> list[str]:
+        """See `Source.identity`."""
+        return [describe_file(file) for file in recorded_files(self._bag.path)]
 
     def close(self) -> None:
         """Release the files."""

@@ -15,7 +15,8 @@ from coopnet_core.data.frames import Frame
 from coopnet_core.data.image_files import absolute
 from coopnet_core.data.report import ReadReport
 from coopnet_core.data.sources.cameras import FrameMaker
-from coopnet_core.data.sources.interface import ABSENT, UNREADABLE, SourceOptions, uncalibrated
+from coopnet_core.data.sources.decoding import Decoding
+from coopnet_core.data.sources.interface import ABSENT, UNREADABLE, SourceOptions, describe_file, uncalibrated
 from coopnet_core.errors import NoUsableDataError
 
 
@@ -73,6 +74,7 @@ class ImageSource:
         self.uncalibrated = uncalibrated(self.label, layout.camera, f"{layout.expected} was expected and is not there")
         self.count = sum(len(sequence.files) for sequence in layout.sequences)
         self.report = ReadReport(notes=list(layout.notes))
+        self.decoding = Decoding()
         if not self.count:
             raise NoUsableDataError(f"{self.label} holds no image. Is the copy complete?")
         self._sequences = layout.sequences
@@ -94,13 +96,21 @@ class ImageSource:
                 if frame is not None:
                     yield frame
 
+    def identity(self) -> list[str]:
+        """See `Source.identity`."""
+        facts = [f"{self.kind} {self.camera} {self.report.notes}"]
+        for sequence in self._sequences:
+            facts.append(f"{sequence.name} {sequence.stamps_ns.tolist()} {sequence.calibration}")
+            facts += map(describe_file, sequence.files)
+        return facts
+
     def close(self) -> None:
         """Nothing is held open."""
 
     def _read(self, file: Path) -> np.ndarray | None:
         """The image, or None (counted)."""
         try:
-            return decode_picture(file.read_bytes(), str(file))
+            return self.decoding(lambda: decode_picture(file.read_bytes(), str(file)))
         except MalformedImageError as error:
             self.report.skip(UNREADABLE, str(error))
         except FileNotFoundError:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from coopnet_core.data.frames import Frame
+from coopnet_core.data.image_files import absolute
 from coopnet_core.data.report import ReadReport
+from coopnet_core.data.sources.decoding import Decoding
 
 FRAME_ID = "camera_optical_frame"
 """Frame of the images of sources that name none."""
@@ -56,6 +58,7 @@ class Source(Protocol):
         uncalibrated: why frames may come without a camera, and what to do; a whole message.
         count: images announced, before `SourceOptions.frames`; some of them may turn out unusable.
         report: filled while reading; its notes say how stamps and cameras were settled.
+        decoding: decodes the images; whoever goes on with an earlier pass replaces it before reading.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Source(Protocol):
     uncalibrated: str
     count: int
     report: ReadReport
+    decoding: Decoding
 
     def frames(self) -> Iterator[Frame]:
         """The usable frames in order, those that cannot be used counted in the report.
@@ -78,9 +82,19 @@ class Source(Protocol):
         """
         ...
 
+    def identity(self) -> list[str]:
+        """All that decides the frames besides the options and this package, nothing decoded: see `describe_file`."""
+        ...
+
     def close(self) -> None:
         """Release the files."""
         ...
+
+
+def describe_file(path: Path) -> str:
+    """A file by its place, size and time of change: another text where it is another file."""
+    found = path.stat() if path.exists() else None
+    return f"{absolute(path)} {(found.st_size, found.st_mtime_ns) if found else 'missing'}"
 
 
 def uncalibrated(label: str, camera: str, found: str) -> str:

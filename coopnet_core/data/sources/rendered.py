@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from pathlib import Path
 
+from coopnet_core.data import rendered
 from coopnet_core.data.frames import Frame
 from coopnet_core.data.rendered import SceneConfig, iter_images
 from coopnet_core.data.report import ReadReport
+from coopnet_core.data.sources.decoding import Decoding
 from coopnet_core.data.sources.interface import SourceOptions
 from coopnet_core.errors import UsageError
 from coopnet_core.geometry.camera import Camera
@@ -41,14 +44,21 @@ class RenderedSource:
         self.uncalibrated = ""
         self.count = self._config.frames
         self.report = ReadReport()
+        self.decoding = Decoding()
         self._range = options.frames
 
     def frames(self) -> Iterator[Frame]:
         """See `Source.frames`."""
-        for frame in islice(iter_images(self._config), *self._range):
+        numbers = range(self._config.frames)[slice(*self._range)]
+        for frame in iter_images(self._config, numbers, self.decoding):
             self.report.messages += 1
             self.report.frames += 1
             yield replace(frame, sequence=self.camera)
+
+    def identity(self) -> list[str]:
+        """See `Source.identity`; the renderer has no version, it is known by its code."""
+        code = sorted(Path(rendered.__file__).parent.glob("rendered*.py"))
+        return [repr(self._config), *(hashlib.sha256(file.read_bytes()).hexdigest() for file in code)]
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +17,9 @@ from coopnet_core.data.frames import Frame
 from coopnet_core.data.image_files import absolute
 from coopnet_core.data.report import ReadReport
 from coopnet_core.data.sources.cameras import FrameMaker
+from coopnet_core.data.sources.decoding import Decoding
 from coopnet_core.data.sources.folder import cuts, side_facts
-from coopnet_core.data.sources.interface import SourceOptions, uncalibrated
+from coopnet_core.data.sources.interface import SourceOptions, describe_file, uncalibrated
 from coopnet_core.errors import NoUsableDataError, UsageError
 
 VIDEO_SUFFIXES = (
@@ -65,6 +67,8 @@ class VideoSource:
         self.kind = "video" if len(files) == 1 else f"{len(files)} videos"
         self.camera = "the first video stream"
         self.report = ReadReport()
+        self.decoding = Decoding()
+        self._files = files
         self._videos = [video for video in map(self._probe, files) if video is not None]
         if not self._videos:
             raise NoUsableDataError(f"{self.label} cannot be read: {'; '.join(self.report.unread)}")
@@ -82,6 +86,12 @@ class VideoSource:
         for video in self._videos:
             if self._range[1] is None or self._index + 1 < self._range[1]:
                 yield from self._video_frames(video)
+
+    def identity(self) -> list[str]:
+        """See `Source.identity`."""
+        beside = (calibration_beside((file.parent,), file.stem) for file in self._files)
+        calibrations = [f"{path} {path.read_bytes()!r}" for path in beside if path is not None]
+        return [f"PyAV {self._av.__version__}", *map(describe_file, self._files), *calibrations]
 
     def close(self) -> None:
         """Nothing is held open between the files."""
@@ -122,7 +132,8 @@ class VideoSource:
                 what = f"{video.path}, picture {decoded - 1}"
                 part = sum(start < decoded for start in starts)
                 if self._maker.is_in_order(stamp, f"{video.path.name}:{part}", what):
-                    image = upright(picture.to_ndarray(format="rgb24"), picture.rotation)
+                    # Decoding this picture took those before it: of one that is known, the conversion alone is saved.
+                    image = self.decoding(partial(_converted, picture))
                     frame = self._maker.frame(image, stamp, calibration, what)
                     if frame is not None:
                         yield frame
@@ -168,6 +179,11 @@ class VideoSource:
     def _skip_damaged(self, what: str) -> None:
         self.report.messages += 1
         self.report.skip(DAMAGED, what)
+
+
+def _converted(picture: Any) -> np.ndarray:
+    """A decoded picture as (H, W, 3) uint8, RGB, upright."""
+    return upright(picture.to_ndarray(format="rgb24"), picture.rotation)
 
 
 def upright(image: np.ndarray, degrees: float) -> np.ndarray:

@@ -235,8 +235,8 @@ def test_a_gradient_that_is_not_finite_names_its_network(tmp_path, monkeypatch):
 
 def _scores(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
     """What the validations find, in turn."""
-    left = iter(scores)
-    monkeypatch.setattr(trainer, "_validation_terms", lambda *_: {"rigid_photometric": next(left), "e_f": 0.0})
+    found = ({"rigid_unexplained": score, "flow_unexplained": 0.0} for score in scores)
+    monkeypatch.setattr(trainer, "_validation_terms", lambda *_: next(found))
 
 
 def test_patience_ends_the_run_and_survives_a_resume(tmp_path, monkeypatch):
@@ -251,7 +251,7 @@ def test_patience_ends_the_run_and_survives_a_resume(tmp_path, monkeypatch):
     result = _train(config, tmp_path, resume=True)
     assert (result.steps, result.out_of_patience, result.interrupted) == (6, True, False)
     best = load_checkpoint(result.best).metadata
-    assert (best.step, best.figures["rigid_photometric"]) == (4, 1.0)
+    assert (best.step, best.figures["rigid_unexplained"]) == (4, 1.0)
     assert load_checkpoint(result.last).metadata.step == 6
     _scores(monkeypatch, [])
     assert _train(config, tmp_path, resume=True).steps == 6, "a run that has ended stays ended"
@@ -263,13 +263,13 @@ def test_only_the_last_stage_wears_the_patience_out(tmp_path, monkeypatch):
     result = _train(tiny_config(steps=8, validate_every=1, patience=2, stages=stages), tmp_path)
     assert (result.steps, result.out_of_patience) == (8, False)
     best = load_checkpoint(result.best).metadata
-    assert (best.step, best.figures["rigid_photometric"]) == (6, 8.0)
+    assert (best.step, best.figures["rigid_unexplained"]) == (6, 8.0)
 
 
 def test_a_validation_that_is_not_finite_is_never_the_best(tmp_path, monkeypatch):
     _scores(monkeypatch, [float("nan"), 2.0])
     best = load_checkpoint(_train(tiny_config(), tmp_path).best).metadata
-    assert (best.step, best.figures["rigid_photometric"]) == (4, 2.0)
+    assert (best.step, best.figures["rigid_unexplained"]) == (4, 2.0)
 
 
 def test_without_validation_the_last_checkpoint_is_the_best(tmp_path):

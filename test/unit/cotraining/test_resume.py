@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from unit.tiny_run import logged, same, same_end, tiny_clip, tiny_config
+from unit.tiny_run import interrupt_in_step, logged, same, same_end, tiny_clip, tiny_config
 
 from coopnet_core.config import TrainConfig
 from coopnet_core.cotraining import trainer
@@ -50,26 +49,13 @@ def _train(config: TrainConfig, output: Path, resume: bool = False, mixed: bool 
     return train(config, clips, [tiny_clip(seed=1)], output, resume=resume)
 
 
-def _interrupt_in_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Ctrl-C while a training step is under way."""
-    original, steps = trainer._train_on_a_batch, []
-
-    def interrupted(*arguments):
-        steps.append(1)
-        if len(steps) == number:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(*arguments)
-
-    monkeypatch.setattr(trainer, "_train_on_a_batch", interrupted)
-
-
 @pytest.mark.parametrize("variant", _VARIANTS)
 def test_two_and_two_steps_are_four(tmp_path, monkeypatch, variant):
     # 5 targets in batches of 2: the second step ends amid the first pass, the third begins the next one.
     config, mixed = tiny_config(validate_every=3, **_VARIANTS[variant]), "mixture" in variant
     _train(config, tmp_path / "whole", mixed=mixed)
     with monkeypatch.context() as patch:
-        _interrupt_in_step(patch, 2)
+        interrupt_in_step(patch, 2)
         assert _train(config, tmp_path / "parts", mixed=mixed).interrupted
     state = torch.load(tmp_path / "parts" / "state.pt", weights_only=True)
     assert state["step"] == 2

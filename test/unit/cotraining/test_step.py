@@ -7,13 +7,13 @@ from coopnet_core.config import LossConfig, StageConfig, load_config
 from coopnet_core.cotraining.apportionment import APPORTIONMENTS
 from coopnet_core.cotraining.error_model import ErrorModelState
 from coopnet_core.cotraining.instrumentation import gradient_shares, retain_gradients
-from coopnet_core.cotraining.objective import Estimates, RigidEstimate, objective
+from coopnet_core.cotraining.objective import SCORED, Estimates, RigidEstimate, objective, unexplained
 from coopnet_core.cotraining.rules import RULES
 from coopnet_core.cotraining.step import estimate, step
 from coopnet_core.data.triplets import Batch
 from coopnet_core.networks.bundle import CoopNetworks
 
-CONFIG = load_config("small", [], {})
+CONFIG = load_config("cpu-small", [], {})
 TOGETHER = StageConfig(name="together", share=1, consistency=0.1)
 
 
@@ -265,3 +265,22 @@ def test_withheld_pixels_are_tied_to_the_ground_below_when_asked():
     output = objective(batch, replace(estimates, rigid=rigid), ErrorModelState.initial(), config, stage)
     expected = (tilted[:, :, 40:41].log() - tilted[:, :, 20:40].log()).mean()
     assert output.terms["contact"].item() == pytest.approx(expected.item(), rel=0.02)
+
+
+def test_what_is_unexplained_is_not_reduced_by_looking_away():
+    """Four pixels: explained well, worse than the unmoved image, not seen, moving."""
+    error, still = (torch.tensor(values).view(1, 1, 1, 4) for values in ([0.1, 0.5, 0.0, 0.3], [0.4, 0.2, 0.6, 0.7]))
+    seen, static = torch.tensor([True, True, False, True]), torch.tensor([1.0, 1.0, 1.0, 0.0])
+    assert unexplained(error, seen.view(1, 1, 1, 4), still).item() == pytest.approx((0.1 + 0.2 + 0.6 + 0.3) / 4)
+    found = unexplained(error, seen.view(1, 1, 1, 4), still, static.view(1, 1, 1, 4))
+    assert found.item() == pytest.approx((0.1 + 0.2 + 0.6) / 3)
+    nowhere = unexplained(error, torch.zeros(1, 1, 1, 4, dtype=torch.bool), still)
+    assert nowhere.item() == pytest.approx(still.mean().item()), "as bad as standing still, not 0"
+
+
+def test_a_step_says_what_each_side_leaves_unexplained(networks):
+    output = _run(networks, _batch())
+    for name in SCORED:
+        assert 0 < output.terms[name] <= output.terms["e_identity"] + 1e-6
+    flow_alone = StageConfig(name="flow", share=1, train=("flow",), posterior="off")
+    assert set(SCORED) & set(_run(networks, _batch(), flow_alone).terms) == {"flow_unexplained"}

@@ -36,7 +36,7 @@ def _config(**overrides):
         "optimiser.warm_up_steps": "0",
         "device": "cpu",
     }
-    return load_config("small", [], base | overrides)
+    return load_config("cpu-small", [], base | overrides)
 
 
 def _weights(path):
@@ -157,7 +157,7 @@ def test_schedule():
 
 
 def test_learning_rate_starts_small_and_ends_at_the_final_factor():
-    config = load_config("small", [], {"steps": "1000", "optimiser.warm_up_steps": "9"})
+    config = load_config("cpu-small", [], {"steps": "1000", "optimiser.warm_up_steps": "9"})
     stage = StageConfig(name="a", share=1)
     assert learning_rate(config, stage, 0, 0) == pytest.approx(config.optimiser.learning_rate / 10)
     assert learning_rate(config, stage, 1000, 500) == pytest.approx(config.optimiser.learning_rate * 0.1)

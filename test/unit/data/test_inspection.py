@@ -72,7 +72,7 @@ def assert_as_trained(found: CameraInspection, data: PreparedData) -> None:
     assert (training.train_images, training.validation_images) == (summary.train, summary.validation)
     assert (training.train_clips, training.validation_clips) == (len(data.train), len(data.validation))
     assert training.targets == sum(len(clip) - 2 for clip in data.train)
-    assert training.memory_mb == pytest.approx(data.megabytes)
+    assert training.frames_mb == pytest.approx(data.megabytes)
     assert found.unusable == dict(summary.report.skipped)
 
 
@@ -469,11 +469,11 @@ def test_a_damaged_file_is_usable_as_far_as_it_goes(tmp_path: Path):
 def test_few_targets_and_the_cost_of_a_run(tmp_path: Path):
     bag = inspect(write_bag(tmp_path / "bag", recording(30)))
     assert kinds(judge_bag(bag, False)) == {"few targets"}
-    config = load_config("small", [], {})
+    config = load_config("cpu-small", [], {})
     cost = training_cost(config, [camera_of(bag).training] * 2)
     assert cost.targets == 50
     assert cost.passes == config.steps * config.batch_size / 50
-    assert cost.memory_mb == pytest.approx(2 * 30 * 96 * 64 * 3 / 1e6)
+    assert cost.frames_mb == pytest.approx(2 * 30 * 96 * 64 * 3 / 1e6)
     full = training_cost(config, [])
     # 36000 targets of .196 s at 416x128; the input here has 6144 pixels instead of 53248.
     assert full.minutes_from_weights == pytest.approx(36000 * 0.196 / 60)

@@ -21,7 +21,7 @@ CAMERA = Camera(200, 100, 150.0, 150.0, 99.5, 49.5)
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory):
     torch.manual_seed(0)
-    config = load_config("small", [], {})
+    config = load_config("cpu-small", [], {})
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     metadata = CheckpointMetadata(
         networks=config.networks.model_dump(mode="json"),

@@ -7,7 +7,7 @@ from coopnet_core.networks.correlation import local_correlation
 from coopnet_core.networks.depth import depth_from_disparity
 from coopnet_core.networks.encoder import ResNetEncoder
 
-SMALL = load_config("small", [], {}).networks
+SMALL = load_config("cpu-small", [], {}).networks
 MATRIX = torch.tensor([[[100.0, 0, 63.5], [0, 100.0, 31.5], [0, 0, 1]]])
 
 

@@ -8,18 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from unit import bag_factory as make
 from unit.bag_factory import IMAGE, IMAGE_TOPIC, recording, stamp, write_bag
 
-from coopnet_core.checkpoint import read_metadata
-from coopnet_core.cotraining import trainer
+from coopnet_core.checkpoint import load_checkpoint, read_metadata
+from coopnet_core.config import load_config, preset_lines
+from coopnet_core.cotraining import trainer, training_report
 from coopnet_core.errors import DivergedError
+from coopnet_core.resources import shipped_file
 from coopnet_ros.train_from_bags import main
 
 
@@ -32,6 +35,7 @@ class Calls:
     out_of_patience: bool = False
     error: BaseException | None = None
     focal: trainer.FocalResult | None = None
+    gained: tuple[float, float, int] | None = None
 
     def train(self, config, clips_train, clips_validation, output, **rest) -> trainer.TrainResult:
         self.made.append(
@@ -39,9 +43,13 @@ class Calls:
         )
         if self.error:
             raise self.error
-        return trainer.TrainResult(
+        result = trainer.TrainResult(
             output / "best", output / "last", 7, self.interrupted, self.focal, self.out_of_patience
         )
+        if self.gained is None:
+            return result
+        start_error, best_error, best_step = self.gained
+        return replace(result, start_error=start_error, best_error=best_error, best_step=best_step)
 
 
 @pytest.fixture
@@ -144,6 +152,37 @@ def test_the_end_of_the_patience_is_said(bag: Path, calls: Calls, tmp_path: Path
     calls.out_of_patience = True
     assert run(bag, "-o", tmp_path / "run", "--device", "cpu", "--set", "patience=3") == 0
     assert "ended at step 7: 3 validations in a row found nothing better" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "end"),
+    [
+        ({}, "done"),
+        ({"interrupted": True}, "interrupted"),
+        ({"out_of_patience": True}, "out of patience"),
+        ({"error": DivergedError("the loss is not finite")}, "diverged"),
+    ],
+)
+def test_every_end_leaves_a_report_and_its_own_exit_code(
+    bag: Path, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], end: str
+):
+    for name, value in changes.items():
+        setattr(calls, name, value)
+    given: list[Any] = []
+    monkeypatch.setattr(training_report, "report_of_a_training", lambda *arguments: given.append(arguments))
+    codes = {"interrupted": 130, "diverged": 4}
+    assert run(bag, "-o", tmp_path / "run", "--device", "cpu", "--fov", 80) == codes.get(end, 0)
+    ((output, _, data, session, rerun),) = given
+    assert (output, len(data.sources), session.end, session.device) == (tmp_path / "run", 1, end, "cpu")
+    assert (rerun, session.recordings) == (None, [str(bag)])
+    assert session.command == list(map(str, [bag, "-o", tmp_path / "run", "--device", "cpu", "--fov", 80]))
+    assert session.assumed_degrees is None  # the bag has a calibration
+    assert bool(session.words) == (end != "done")
+
+
+def test_no_run_no_report(calls: Calls, tmp_path: Path, capsys):
+    assert run("--report", tmp_path) == 2
+    assert "holds no run" in capsys.readouterr().err
 
 
 def test_interrupted_while_reading(bag: Path, calls: Calls, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
@@ -278,7 +317,15 @@ def test_init_that_is_no_checkpoint(bag: Path, calls: Calls, capsys, tmp_path: P
         (["--fov", "200"], "between 0 and 180"),
         (["--validation-share", "1.5"], "[0, 1)"),
         (["--steps", "5", "--epochs", "2"], "not allowed with"),
-        (["--preset", "huge"], "small"),
+        (["--preset", "huge"], "Shipped: cityscapes, cpu-small"),
+        (["--preset", "kiti-640"], "did you mean kitti-640?"),
+        (["--freeze", "flow"], "without --init they are random"),
+        (["--adapt", "--freeze", "depth.encodr"], "did you mean depth.encoder?"),
+        (
+            ["--adapt", "--freeze", "depth,pose,flow"],
+            "that the stage 'adaptation' trains (depth, pose, flow) is frozen",
+        ),
+        (["--adapt", "--set", "stages.0.trian=[flow]"], "did you mean stages.0.train?"),
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--frobnicate"], "--frobnicate"),
     ],
@@ -299,10 +346,53 @@ def test_help_and_settings(calls: Calls, capsys):
     said = capsys.readouterr().out
     for word in ("examples:", "exit codes:", "default: 2.5", "default: 0.5", "--resume", "--fov DEGREES"):
         assert word in said
+    presets = [f"{name:{max(map(len, preset_lines()))}}  {line}" for name, line in preset_lines().items()]
+    assert all(line in said for line in presets)
     assert run("--settings") == 0
     said = capsys.readouterr().out
-    assert "optimiser.learning_rate" in said
-    assert "loss.error_model.em_steps" in said
+    assert all(line in said for line in presets)
+    for key in ("optimiser.learning_rate", "loss.error_model.em_steps", "stages.N.train", "frozen"):
+        assert f" {key} " in said
+
+
+def _plan(said: str) -> str:
+    """What is printed of the settings."""
+    return next(line for line in said.splitlines() if line.startswith("settings ")).removeprefix("settings     ")
+
+
+def test_what_differs_from_the_preset_is_said(bag: Path, calls: Calls, capsys, tmp_path: Path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("loss: {flow_smoothness: 0.1}\nfine_tuning: [{name: a, share: 1}, {name: b, share: 1}]\n")
+    assert run(bag, "--dry-run") == 0
+    assert _plan(capsys.readouterr().out) == "preset cpu-small"
+    assert run(bag, "--dry-run", "--preset", "edge", "--config", mine, "--steps", 5, "--set", "stages.1.rate=0.5") == 0
+    assert _plan(capsys.readouterr().out) == (
+        "preset edge; differing: loss.flow_smoothness 0.1 (0.05), stages.1.rate 0.5 (1), fine_tuning [a, b] "
+        "([together]), steps 5 (30000)"
+    )
+
+
+def test_adaptation_starts_from_the_shipped_weights(bag: Path, calls: Calls, capsys, tmp_path: Path):
+    assert run(bag, "-o", tmp_path / "run", "--adapt", "--freeze", "flow, depth.encoder", "--steps", 7) == 0
+    (made,) = calls.made
+    adapted, plain = made["config"], load_config("cpu-small", [shipped_file("config/adapt.yaml")], {})
+    assert made["init"] == shipped_file("models/small_rendered.safetensors")
+    assert adapted == plain.model_copy(update={"frozen": ("flow", "depth.encoder"), "steps": 7})
+    assert plain.steps < 1000
+    assert _plan(capsys.readouterr().out).startswith("preset cpu-small, networks of the checkpoint; differing: ")
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (0, "validation       nothing beat the weights it started from (error 0.2000): best.safetensors holds those"),
+        (50, "validation       error 0.1500 at step 50, 0.2000 before (-25.0 %)"),
+    ],
+)
+def test_what_was_gained_is_said(bag: Path, calls: Calls, capsys, tmp_path: Path, step: int, said: str):
+    calls.gained = (0.2, 0.2 if step == 0 else 0.15, step)
+    assert run(bag, "-o", tmp_path / "run", "--adapt") == 0
+    assert said in capsys.readouterr().out
 
 
 def test_more_than_the_memory_and_the_disk(tmp_path: Path, calls: Calls, capsys, monkeypatch, bag: Path):
@@ -311,9 +401,10 @@ def test_more_than_the_memory_and_the_disk(tmp_path: Path, calls: Calls, capsys,
 
     monkeypatch.setattr("coopnet_core.data.frame_store.free_memory", lambda: 0)
     monkeypatch.setattr("coopnet_core.data.frame_store.os.posix_fallocate", refuse)
-    said = refused(capsys, 2, bag, "--dry-run")
+    said = refused(capsys, 2, bag, "--dry-run", "--no-cache")
     assert "--frames A:B" in said
     assert "No space left on device" in said
+    assert run(bag, "--dry-run") == 0  # what is kept in the cache needs no memory
 
 
 # With the real trainer
@@ -330,6 +421,7 @@ def test_train_then_resume(bag: Path, tmp_path: Path, capsys):
         "state.pt",
         "checkpoints/last.safetensors",
         "checkpoints/best.safetensors",
+        "report.html",
     ):
         assert (output / name).stat().st_size > 0
     assert run(bag, "-o", output, "--steps", 2, *TINY) == 2  # not over another run
@@ -340,6 +432,7 @@ def test_train_then_resume(bag: Path, tmp_path: Path, capsys):
     assert "training frames are not those" in capsys.readouterr().err
     steps = [json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert max(steps) == 3
+    assert [session["end"] for session in json.loads((output / "report.json").read_text())["sessions"]] == ["done"] * 2
     weights = output / "checkpoints" / "last.safetensors"
     assert run(bag, "-o", tmp_path / "next", "--init", weights, "--steps", 1, *TINY) == 0
 
@@ -361,6 +454,15 @@ def test_ctrl_c_saves_and_can_be_resumed(bag: Path, tmp_path: Path):
         process.kill()
     assert process.returncode == 130
     assert "--resume" in said
+    report = json.loads((output / "report.json").read_text())
+    assert [session["end"] for session in report["sessions"]] == ["interrupted"]
+    assert report["sessions"][0]["command"][1:3] == ["-o", str(output)]
+    # Written again, from the recordings: the same, with new pictures.
+    picture = output / report["pictures"][0][0]
+    picture.unlink()
+    assert run("--report", output, bag) == 0
+    assert picture.stat().st_size > 0
+    assert json.loads((output / "report.json").read_text()) == report
     done = read_metadata(output / "checkpoints" / "last.safetensors").step
     assert 1 <= done < 5000
     assert run(bag, "-o", output, "--resume", "--steps", done + 1) == 0
@@ -374,6 +476,26 @@ def test_two_processes_of_torchrun_are_one_run(bag: Path, tmp_path: Path):
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("last checkpoint") == 1
+    assert done.stdout.count("report  ") == 1
+    assert len(json.loads((output / "report.json").read_text())["sessions"]) == 1
     assert max(json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()) == 2
     # Their run folder is that of one process, and so is what a single one does with it.
     assert run(bag, "-o", output, "--resume", "--steps", 3) == 0
+
+
+def test_an_adaptation_keeps_what_is_frozen_and_is_resumed(bag: Path, tmp_path: Path, capsys):
+    output = tmp_path / "run"
+    options = [*TINY, "--validation-share", 0.3]
+    assert run(bag, "-o", output, "--adapt", "--freeze", "depth.encoder", "--steps", 1, *options) == 0
+    assert "\nvalidation       " in capsys.readouterr().out, "held against the weights it started from"
+    assert load_config(None, [output / "config.yaml"], {}).frozen == ("depth.encoder",)
+    said = refused(capsys, 2, bag, "-o", output, "--resume", "--freeze", "flow", *options)
+    assert "goes on with what the run has frozen (depth.encoder)" in said
+    assert run(bag, "-o", output, "--adapt", "--resume", "--steps", 2, *options) == 0
+    start, end = (
+        load_checkpoint(path).networks.depth.state_dict()
+        for path in (shipped_file("models/small_rendered.safetensors"), output / "checkpoints" / "last.safetensors")
+    )
+    same = {name for name in start if torch.equal(start[name], end[name])}
+    assert {name for name in start if name.startswith("encoder.")} <= same
+    assert len(same) < len(start)
