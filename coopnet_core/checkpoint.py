@@ -117,6 +117,19 @@ def read_metadata(path: Path) -> CheckpointMetadata:
     return metadata
 
 
+def refuse_other_networks(path: Path, found: NetworksConfig, chosen: NetworksConfig) -> None:
+    """Whether the networks of a checkpoint are those that a configuration describes.
+
+    Raises:
+        UsageError: they are not.
+    """
+    if found != chosen:
+        raise UsageError(
+            f"Checkpoint {path} holds networks of another configuration than the one chosen. Leave the preset away to "
+            "train those, choose the preset they were trained with, or start without these weights."
+        )
+
+
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Networks, metadata and error model, ready to use.
 

@@ -21,8 +21,9 @@ def configuration(arguments: argparse.Namespace) -> TrainConfig:
     """The configuration of the run: `base_configuration`, then files, overrides, options.
 
     Raises:
-        UsageError: see `load_config`; also when the device is not there.
+        UsageError: see `load_config`; also when the device is not there, or the weights are of other networks.
     """
+    from coopnet_core.checkpoint import refuse_other_networks
     from coopnet_core.devices import resolve_device
 
     overrides = dict(arguments.overrides)
@@ -34,6 +35,8 @@ def configuration(arguments: argparse.Namespace) -> TrainConfig:
     config = base_configuration(arguments, _more_files(arguments), overrides)
     if arguments.learn_intrinsics:
         config = config.model_copy(update={"learn_intrinsics": True})
+    if arguments.init is not None:
+        refuse_other_networks(arguments.init, _networks_of(arguments.init), config.networks)
     resolve_device(config.device)
     return config
 

@@ -29,7 +29,7 @@ ARGUMENTS = [
         "preset",
         default_value="",
         description="Networks and schedule: cityscapes, cpu-small, edge, kitti-640 or kitti-paper. Empty: the networks "
-        "of the weights in `init`, trained as in cpu-small.",
+        "of the weights in `init`, trained as in cpu-small. Others than those of the weights need init:=''.",
     ),
     DeclareLaunchArgument("steps", default_value="", description="Optimiser steps. Empty: those of the preset."),
     DeclareLaunchArgument("device", default_value="auto", description="auto, cpu, cuda or cuda:N."),

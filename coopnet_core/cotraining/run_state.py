@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from coopnet_core.checkpoint import load_checkpoint
+from coopnet_core.checkpoint import load_checkpoint, refuse_other_networks
 from coopnet_core.config import TrainConfig
 from coopnet_core.cotraining.error_model import ErrorModelState
 from coopnet_core.cotraining.intrinsics import LearnedFocal
@@ -107,11 +107,7 @@ def start(config: TrainConfig, clips: Sequence[Clip], init: Path | None, device:
     networks, error_model, earlier = CoopNetworks(config.networks), ErrorModelState.initial(device), 0
     if init is not None:
         checkpoint = load_checkpoint(init)
-        if checkpoint.networks.config != config.networks:
-            raise UsageError(
-                f"Checkpoint {init} holds networks of another configuration than the one chosen. Leave --preset away, "
-                "or choose the preset it was trained with."
-            )
+        refuse_other_networks(init, checkpoint.networks.config, config.networks)
         networks.load_state_dict(checkpoint.networks.state_dict())
         error_model, earlier = checkpoint.error_model.to(device), checkpoint.metadata.step
     networks.to(device)

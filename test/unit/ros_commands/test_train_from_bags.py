@@ -319,6 +319,7 @@ def test_init_that_is_no_checkpoint(bag: Path, calls: Calls, capsys, tmp_path: P
         (["--steps", "5", "--epochs", "2"], "not allowed with"),
         (["--preset", "huge"], "Shipped: cityscapes, cpu-small"),
         (["--preset", "kiti-640"], "did you mean kitti-640?"),
+        (["--adapt", "--preset", "edge"], "networks of another configuration"),
         (["--freeze", "flow"], "without --init they are random"),
         (["--adapt", "--freeze", "depth.encodr"], "did you mean depth.encoder?"),
         (
