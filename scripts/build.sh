@@ -15,4 +15,6 @@ if ! grep -q $'^coopnet_ros\t.*(ros.ament_python)' <<< "$seen"; then
     exit 1
 fi
 echo "[build] $(grep '^coopnet_ros' <<< "$seen")"
+# colcon never removes what it installed earlier: a preset or a module of a version before would still be found.
+rm -rf install/coopnet_ros/share/coopnet_ros/{config,launch,models} install/coopnet_ros/lib/python3*/site-packages/coopnet_{core,ros} build/coopnet_ros/build
 colcon build --base-paths . --packages-select coopnet_ros --event-handlers console_stderr- desktop_notification- "$@"
