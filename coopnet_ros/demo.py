@@ -251,9 +251,28 @@ def _train(demo: Demo) -> None:
             *(*init, "--steps", options.steps, "--device", options.device, "--seed", options.seed),
         ],
     )
-    trained = run / "checkpoints" / "best.safetensors"
-    demo.facts.trained = trained if trained.is_file() else run / "checkpoints" / "last.safetensors"
     demo.facts.run = run
+    demo.facts.trained, demo.facts.start_was_beaten = trained_weights(run, demo.first_weights)
+
+
+def trained_weights(run: Path, start: Path | None) -> tuple[Path, bool]:
+    """The weights that show what training did, and whether its validation found any better than those it started from.
+
+    The best ones; the last ones where the best are still the start.
+
+    Args:
+        run: the run folder.
+        start: weights it started from; None: random ones.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be read.
+    """
+    from coopnet_core.checkpoint import read_metadata
+
+    best, last = (run / "checkpoints" / f"{name}.safetensors" for name in ("best", "last"))
+    if start is not None and read_metadata(best).step == read_metadata(start).step:
+        return last, False
+    return best, True
 
 
 def _evaluate(demo: Demo, name: str, source: str, path: Path) -> None:

@@ -35,6 +35,10 @@ _FIGURES = (
 _PHOTOMETRIC = ("rigid", "flow")
 COLUMNS = ("before", "after", "live")
 _DEPTHS = ("depth", "depth_relative")
+NOT_BEATEN = (
+    "On the part it validates on, training found nothing better than the weights it started from: best.safetensors of "
+    "the run holds those. 'After' and 'live' are its last weights, to show what it did."
+)
 _TRAINING_KEYS = (
     "stage",
     "loss",
@@ -63,6 +67,7 @@ class DemoFacts:
         split: the same, for the steps.
         run: training run folder.
         trained: checkpoint of that run.
+        start_was_beaten: whether its validation found better weights than those it started from.
         evaluations: result folder of `evaluate` by name (before, after).
         live: result folder of `record_outputs`.
     """
@@ -75,6 +80,7 @@ class DemoFacts:
     split: Split | None = None
     run: Path | None = None
     trained: Path | None = None
+    start_was_beaten: bool = True
     evaluations: dict[str, Path] = field(default_factory=dict)
     live: Path | None = None
     figures: list[list[object]] = field(default_factory=list)
@@ -98,6 +104,8 @@ class DemoFacts:
         """The figures before and after, on the terminal."""
         if not self.figures:
             return
+        if not self.start_was_beaten:
+            console.print(NOT_BEATEN, soft_wrap=True)
         table = ConsoleTable(title="on images that training never saw")
         for heading in ("figure", "trivial", *COLUMNS):
             table.add_column(heading, justify="left" if heading == "figure" else "right")
@@ -122,6 +130,7 @@ def write_demo_report(output: Path, facts: DemoFacts) -> Path:
             "recording": facts.recording,
             "seconds": facts.seconds,
             "checkpoint": str(facts.trained) if facts.trained else None,
+            "start_was_beaten": facts.start_was_beaten,
             **{name: reports.get(name) for name in COLUMNS},
             "received": live,
         },
@@ -217,6 +226,8 @@ def _figures_section(facts: DemoFacts, reports: dict[str, dict[str, Any] | None]
         text.append(
             "Training started from nothing: there is no column before it. A cold start learns little in minutes."
         )
+    if not facts.start_was_beaten:
+        text.append(NOT_BEATEN)
     for name, report in reports.items():
         reasons = (report or {}).get("reasons", {})
         text += [f"{key} {name}: {reason}." for key, reason in reasons.items()] if name == "after" else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from unit.bag_factory import INFO_TOPIC, recording, write_bag
@@ -155,3 +156,18 @@ def test_own_recordings_without_truth_show_the_photometric_figures():
 def test_a_report_of_nothing_is_still_a_page(tmp_path):
     page = write_demo_report(tmp_path, DemoFacts(failure="Step 1 failed."))
     assert "Step 1 failed." in page.read_text()
+
+
+@pytest.mark.parametrize(("best_step", "shown", "beaten"), [(9000, "last", False), (9150, "best", True)])
+def test_what_training_did_is_shown_although_nothing_beat_the_start(tmp_path, monkeypatch, best_step, shown, beaten):
+    steps = {"start": 9000, "best": best_step, "last": 9300}
+    monkeypatch.setattr("coopnet_core.checkpoint.read_metadata", lambda path: SimpleNamespace(step=steps[path.stem]))
+    trained, was_beaten = demo.trained_weights(tmp_path, tmp_path / "start.safetensors")
+    assert (trained, was_beaten) == (tmp_path / "checkpoints" / f"{shown}.safetensors", beaten)
+    facts = DemoFacts(start_was_beaten=was_beaten)
+    page = write_demo_report(tmp_path, facts).read_text()
+    assert ("nothing better than the weights it started from" in page) != beaten
+
+
+def test_a_cold_start_is_always_beaten(tmp_path):
+    assert demo.trained_weights(tmp_path, None) == (tmp_path / "checkpoints" / "best.safetensors", True)
