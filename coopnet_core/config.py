@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -304,8 +304,7 @@ def preset_file(name: str) -> Path:
     """
     names = preset_names()
     if name not in names:
-        nearest = _nearest(name, names)
-        hint = f"; did you mean {nearest}?" if nearest else "."
+        hint = did_you_mean(nearest_name(name, names)) or "."
         raise UsageError(
             f"There is no preset {name!r}{hint} Shipped: {', '.join(names)}. A file of your own: --config."
         )
@@ -441,8 +440,7 @@ def _explain(problem: Any, place: Place) -> str:
     known = _schema()
     entry = known.get(_schema_key(place))
     if problem["type"] == "extra_forbidden":
-        nearest = _nearest_key(place, known)
-        return f"unknown key{f'; did you mean {nearest}?' if nearest else ''}"
+        return f"unknown key{did_you_mean(_nearest_key(place, known))}"
     meaning = f" ({entry.description})" if entry is not None and entry.description else ""
     if problem["type"] == "missing":
         return f"missing{meaning}"
@@ -451,8 +449,8 @@ def _explain(problem: Any, place: Place) -> str:
         return f"expected a group of keys, found {found!r}"
     expected = problem["msg"].removeprefix("Input should be ")
     if problem["type"] == "literal_error":
-        nearest = _nearest(str(found), re.findall("'([^']*)'", expected))
-        return f"expected {expected}, found {found!r}{f'; did you mean {nearest}?' if nearest else ''}"
+        nearest = nearest_name(str(found), re.findall("'([^']*)'", expected))
+        return f"expected {expected}, found {found!r}{did_you_mean(nearest)}"
     plain = {"a valid boolean": "true or false", "a valid tuple": "a list", "a valid integer": "a whole number"}
     expected = expected.partition(", ")[0]
     return f"expected {plain.get(expected, expected)}{meaning}, found {found!r}"
@@ -466,15 +464,21 @@ def _nearest_key(place: Place, known: Mapping[str, FieldInfo]) -> str | None:
         return f"{': {'.join(groups)}: {{{last}: ...{'}' * len(groups)}"
     prefix = f"{_schema_key(tuple(group))}." if group else ""
     beside = [key.removeprefix(prefix) for key in known if key.startswith(prefix) and "." not in key[len(prefix) :]]
-    nearest = _nearest(str(name), beside)
+    nearest = nearest_name(str(name), beside)
     if nearest:
         return _dotted((*group, nearest))
     elsewhere = [key for key in known if key.rpartition(".")[2] == name]
-    return elsewhere[0] if elsewhere else _nearest(_schema_key(place), list(known))
+    return elsewhere[0] if elsewhere else nearest_name(_schema_key(place), known)
 
 
-def _nearest(name: str, known: Sequence[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(name, known, n=1)), None)
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like a wrong one; None where none is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
+def did_you_mean(name: str | None) -> str:
+    """The end of a message that names what was probably meant; "" where nothing was found."""
+    return f"; did you mean {name}?" if name else ""
 
 
 def _schema_key(place: Place) -> str:

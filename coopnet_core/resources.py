@@ -6,6 +6,8 @@ from pathlib import Path
 
 from coopnet_core.errors import UsageError
 
+SHIPPED_WEIGHTS = "models/small_rendered.safetensors"
+"""The weights that everything starts from unless others are named; see `shipped_file`."""
 _PACKAGE_NAME = "coopnet_ros"
 
 

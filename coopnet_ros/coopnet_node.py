@@ -39,6 +39,7 @@ from coopnet_core.data.camera_info import is_rectified_topic
 from coopnet_core.data.frames import Frame
 from coopnet_core.errors import UsageError
 from coopnet_core.inference.prediction import Predictor
+from coopnet_core.resources import SHIPPED_WEIGHTS
 from coopnet_ros.calibration import NO_CAMERA_INFO, calibration_of, derive_camera, fits
 from coopnet_ros.diagnostics import Statistics, assess
 from coopnet_ros.interface import SERVICES, load_type, topic_type
@@ -50,7 +51,6 @@ from coopnet_ros.outputs import Outputs
 from coopnet_ros.parameter_server import declare, read
 from coopnet_ros.pipeline import Pipeline
 from coopnet_ros.predictor import (
-    DEFAULT_CHECKPOINT,
     PredictorFactory,
     PredictorRequest,
     blank_frame,
@@ -581,7 +581,7 @@ class CoopnetNode(LifecycleNode):
         )
 
     def _describe_predictor(self, predictor: Predictor, request: PredictorRequest) -> None:
-        self._checkpoint = request.checkpoint or f"{DEFAULT_CHECKPOINT} (shipped)"
+        self._checkpoint = request.checkpoint or f"{SHIPPED_WEIGHTS} (shipped)"
         self._device = predictor.device
         self._notifier.forget("scale_unknown")
         self.get_logger().info(f"Loaded {self._checkpoint} on {self._device}.")

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from coopnet_core.errors import CoopnetError, UsageError
-from coopnet_core.resources import shipped_file
+from coopnet_core.resources import SHIPPED_WEIGHTS, shipped_file
 from coopnet_ros.command import INTERRUPTED, run_guarded
 from coopnet_ros.demo_parts import FEWEST_IMAGES, Split, split_bag
 from coopnet_ros.demo_processes import Background, run_command
 from coopnet_ros.demo_report import DemoFacts, write_demo_report
+from coopnet_ros.train_options import DEFAULT_PRESET
 
-_WEIGHTS = "models/small_rendered.safetensors"
 _MARKER = "demo.json"
 _NODE_NAME = "coopnet"
 _MOVERS = 0.15
@@ -59,7 +59,7 @@ class Demo:
         """What training starts from; None for nothing."""
         if self.options.scratch:
             return None
-        return self.options.weights or shipped_file(_WEIGHTS)
+        return self.options.weights or shipped_file(SHIPPED_WEIGHTS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--camera-info", metavar="TOPIC", help="CameraInfo topic (default: beside the image topic)")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--scratch", action="store_true", help="train from nothing instead of the shipped weights")
-    start.add_argument("--weights", type=Path, metavar="CHECKPOINT", help=f"start from these (default: {_WEIGHTS})")
+    start.add_argument(
+        "--weights", type=Path, metavar="CHECKPOINT", help=f"start from these (default: {SHIPPED_WEIGHTS})"
+    )
     add("--seed", type=int, default=0, help="of the rendered scene and of training (default: %(default)s)")
     add("--frames", type=int, default=240, help="length of the rendered recording (default: %(default)s)")
     add("--size", type=_size, default=(416, 128), metavar="WxH", help="of the rendered images (default: 416x128)")
@@ -187,7 +189,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError(f"There is no bag {options.bag}: a rosbag2 folder, an .mcap or a .db3 file was expected.")
     weights = options.weights
     if weights is None and not options.scratch:
-        weights = shipped_file(_WEIGHTS)
+        weights = shipped_file(SHIPPED_WEIGHTS)
     if weights is not None and not weights.is_file():
         raise UsageError(f"There is no checkpoint {weights}: a .safetensors file was expected.")
 
@@ -243,7 +245,7 @@ def _train(demo: Demo) -> None:
     """Step: training on the first part."""
     split, options = demo.facts.split, demo.options
     run = demo.output / "run"
-    init = ["--init", demo.first_weights] if demo.first_weights else ["--preset", "cpu-small"]
+    init = ["--init", demo.first_weights] if demo.first_weights else ["--preset", DEFAULT_PRESET]
     run_command(
         "train_from_bags",
         [
@@ -268,10 +270,11 @@ def trained_weights(run: Path, start: Path | None) -> tuple[Path, bool]:
         CheckpointError: a checkpoint cannot be read.
     """
     from coopnet_core.checkpoint import read_metadata
+    from coopnet_core.cotraining.run_folder import best_checkpoint, last_checkpoint
 
-    best, last = (run / "checkpoints" / f"{name}.safetensors" for name in ("best", "last"))
+    best = best_checkpoint(run)
     if start is not None and read_metadata(best).step == read_metadata(start).step:
-        return last, False
+        return last_checkpoint(run), False
     return best, True
 
 

@@ -33,11 +33,11 @@ from coopnet_core.data.inspection_advice import (
 )
 from coopnet_core.data.inspection_facts import BagInspection, CameraInspection, InspectionOptions, Looks
 from coopnet_core.errors import NoUsableDataError, UsageError
+from coopnet_core.resources import SHIPPED_WEIGHTS
 from coopnet_core.visualization import write_picture
 from coopnet_ros.command import run_guarded
-from coopnet_ros.train_options import ASSUMED_DEGREES, add_data_options, all_bags, prepare_options
+from coopnet_ros.train_options import ASSUMED_DEGREES, DEFAULT_PRESET, add_data_options, all_bags, prepare_options
 
-_PRESET = "cpu-small"
 _VERSION = 1
 _OTHER_TOPICS = 8
 _COLORS = {READY: "green", BUT: "yellow"}
@@ -100,7 +100,7 @@ def _positive(text: str) -> int:
 def _run(arguments: argparse.Namespace, console: Console) -> int:
     """Look into every bag, say what was found, write the files."""
     _check_output(arguments)
-    config = load_config(_PRESET, [], {})
+    config = load_config(DEFAULT_PRESET, [], {})
     # As with --learn-intrinsics, but the lack of a calibration is said.
     options = InspectionOptions(
         prepare=prepare_options(arguments, config),
@@ -192,7 +192,7 @@ def _command(arguments: argparse.Namespace, usable: Sequence[tuple[BagInspection
     learns = arguments.learn_intrinsics or any("--learn-intrinsics" in verdict.options for _, verdict in usable)
     words += ["--learn-intrinsics"] if learns else []
     words += _given_options(arguments, every_bag=len(usable) == len(all_bags(arguments)))
-    return shlex.join([*words, "--init", "models/small_rendered.safetensors", "--output", "runs/mine"])
+    return shlex.join([*words, "--init", SHIPPED_WEIGHTS, "--output", "runs/mine"])
 
 
 def _given_options(arguments: argparse.Namespace, every_bag: bool) -> list[str]:

@@ -13,10 +13,8 @@ from coopnet_core.data.frames import Frame
 from coopnet_core.errors import CheckpointError, CoopnetError
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.prediction import DEPTH, Predictor
-from coopnet_core.resources import shipped_file
+from coopnet_core.resources import SHIPPED_WEIGHTS, shipped_file
 from coopnet_ros.pipeline import check_prediction
-
-DEFAULT_CHECKPOINT = "models/small_rendered.safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class PredictorRequest:
             CheckpointError: it does not exist, is a folder, or may not be read.
         """
         if not self.checkpoint:
-            return shipped_file(DEFAULT_CHECKPOINT)
+            return shipped_file(SHIPPED_WEIGHTS)
         path = Path(self.checkpoint).expanduser()
         try:
             path.open("rb").close()

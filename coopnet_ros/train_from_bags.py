@@ -20,10 +20,10 @@ from coopnet_core.data.clips import PreparedData, Spec, count_targets, prepare_c
 from coopnet_core.data.frames import Clip
 from coopnet_core.data.prepared_cache import PreparedCache, default_folder
 from coopnet_core.errors import DivergedError, UsageError
-from coopnet_core.resources import shipped_file
+from coopnet_core.resources import SHIPPED_WEIGHTS, shipped_file
 from coopnet_ros.command import INTERRUPTED, run_guarded
-from coopnet_ros.train_options import SHIPPED_WEIGHTS, all_bags, assumed_fov, parsed, prepare_options, presets_text
-from coopnet_ros.train_settings import check_frozen, configuration, input_size, last_checkpoint, settings_table
+from coopnet_ros.train_options import all_bags, assumed_fov, parsed, prepare_options, presets_text
+from coopnet_ros.train_settings import check_frozen, configuration, input_size, settings_table
 from coopnet_ros.train_words import (
     say_what_was_found,
     say_what_was_gained,
@@ -86,14 +86,16 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
 def _run_together(arguments: argparse.Namespace, config: TrainConfig, console: Console) -> int:
     """The part of `_run` in which all processes of a run take part."""
     data = _prepare(arguments, config, console)
+    # The frames are hashed once, and only where somebody asks for it.
+    facts = {} if arguments.dry_run and not arguments.resume else _facts(data)
     if arguments.resume:
-        _check_same_data(data, arguments.output)
+        _check_same_data(facts["train_sha256"], data, arguments.output)
     config = _with_epochs(config, data, arguments.epochs)
     say_what_was_found(data, console)
     say_what_will_be_done(arguments, config, data, console)
     if arguments.dry_run:
         return 0
-    return _train(arguments, config, data, console)
+    return _train(arguments, config, data, facts, console)
 
 
 def _check_output(arguments: argparse.Namespace) -> None:
@@ -157,16 +159,17 @@ def _prepare(arguments: argparse.Namespace, config: TrainConfig, console: Consol
         return prepare_clips(bags, input_size(arguments), options, config.pixels, show, arguments.weights, cache)
 
 
-def _check_same_data(data: PreparedData, output: Path) -> None:
+def _check_same_data(train_sha256: str, data: PreparedData, output: Path) -> None:
     """Refuse to resume with other frames: the run's place in its shuffled data would mean nothing.
 
     Raises:
         UsageError: the frames differ from those the run was started with.
     """
     from coopnet_core.checkpoint import read_metadata
+    from coopnet_core.cotraining.run_folder import last_checkpoint
 
     before = read_metadata(last_checkpoint(output)).data.get("train_sha256")
-    if before is not None and before != _digest(data.train):
+    if before is not None and before != train_sha256:
         raise UsageError(
             f"The training frames are not those of the run in {output} ({sum(map(len, data.train))} frames now). "
             "Resume with the same recordings and data options, or start a new run from its weights with --init "
@@ -182,7 +185,9 @@ def _with_epochs(config: TrainConfig, data: PreparedData, epochs: int | None) ->
     return config.model_copy(update={"steps": steps})
 
 
-def _train(arguments: argparse.Namespace, config: TrainConfig, data: PreparedData, console: Console) -> int:
+def _train(
+    arguments: argparse.Namespace, config: TrainConfig, data: PreparedData, facts: dict[str, Any], console: Console
+) -> int:
     """Hand over to the trainer and say where the result is."""
     from coopnet_core.cotraining.trainer import train
 
@@ -195,7 +200,7 @@ def _train(arguments: argparse.Namespace, config: TrainConfig, data: PreparedDat
             arguments.output,
             init=arguments.init,
             resume=arguments.resume,
-            data_facts=_facts(data),
+            data_facts=facts,
             console=console,
         )
     except KeyboardInterrupt:  # a second Ctrl-C, or one before the first step: the trainer saves on the others

@@ -11,10 +11,10 @@ from pathlib import Path
 from coopnet_core.config import TrainConfig, preset_lines
 from coopnet_core.data.clips import PrepareOptions, Spec, neighbour_span
 from coopnet_core.data.prepare import SMALLEST_SIDE
+from coopnet_core.resources import SHIPPED_WEIGHTS
 
 DEFAULT_PRESET = "cpu-small"
 ADAPTATION = "config/adapt.yaml"
-SHIPPED_WEIGHTS = "models/small_rendered.safetensors"
 ASSUMED_DEGREES = 70.0
 """Horizontal field of view from which an unknown camera is learned: between a webcam's and an action camera's."""
 

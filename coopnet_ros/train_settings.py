@@ -74,6 +74,8 @@ def check_frozen(arguments: argparse.Namespace, config: TrainConfig) -> None:
         UsageError: says what was found and what to do.
     """
     if arguments.resume:
+        from coopnet_core.cotraining.run_folder import last_checkpoint
+
         before = base_configuration(arguments).frozen
         if config.frozen != before:
             raise UsageError(
@@ -111,16 +113,12 @@ def _networks_of(checkpoint: Path) -> NetworksConfig:
 def input_size(arguments: argparse.Namespace) -> tuple[int, int] | None:
     """The size the user chose, else that of the resumed run, else None (to be chosen for the first camera)."""
     from coopnet_core.checkpoint import read_metadata
+    from coopnet_core.cotraining.run_folder import last_checkpoint
 
     if arguments.size is not None or not arguments.resume:
         return arguments.size
     metadata = read_metadata(last_checkpoint(arguments.output))
     return metadata.width, metadata.height
-
-
-def last_checkpoint(output: Path) -> Path:
-    """Where the trainer keeps the newest weights of a run."""
-    return output / "checkpoints" / "last.safetensors"
 
 
 def settings_in_words(arguments: argparse.Namespace, config: TrainConfig) -> str:

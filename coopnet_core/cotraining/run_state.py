@@ -25,7 +25,7 @@ from coopnet_core.data.triplets import TripletSampler
 from coopnet_core.distributed import copy_from_first, share
 from coopnet_core.errors import CheckpointError, UsageError
 from coopnet_core.networks.bundle import NETWORKS, CoopNetworks
-from coopnet_core.networks.parts import Part, chosen_parts
+from coopnet_core.networks.parts import Part, chosen_parts, learning_parameters
 from coopnet_core.networks.shared_norm import share_batch_norm
 
 _UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError)
@@ -116,12 +116,8 @@ def start(config: TrainConfig, clips: Sequence[Clip], init: Path | None, device:
         # The same seed gives the same weights, but perhaps not in two builds of PyTorch.
         copy_from_first(networks.state_dict().values())
     frozen = chosen_parts(networks, config.frozen)
-    held = {id(parameter) for part in frozen for parameter in part.parameters}
-    groups: list[dict[str, Any]] = []
-    for name in NETWORKS:
-        learning = [parameter for parameter in getattr(networks, name).parameters() if id(parameter) not in held]
-        if learning:
-            groups.append({"params": learning, "name": name})
+    learning = {name: learning_parameters(getattr(networks, name), frozen) for name in NETWORKS}
+    groups: list[dict[str, Any]] = [{"params": weights, "name": name} for name, weights in learning.items() if weights]
     focal = None
     if config.learn_intrinsics and any(clip.camera.assumed for clip in clips):
         focal = LearnedFocal().to(device)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
-from coopnet_core.config import StageConfig
+from coopnet_core.config import StageConfig, did_you_mean, nearest_name
 from coopnet_core.errors import UsageError
 from coopnet_core.networks.bundle import NETWORKS, CoopNetworks
 
@@ -54,22 +53,26 @@ def chosen_parts(networks: CoopNetworks, names: Iterable[str]) -> list[Part]:
     known = parts(networks)
     for name in names:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else "."
+            hint = did_you_mean(nearest_name(name, known)) or "."
             raise UsageError(f"frozen: the networks have no part {name!r}{hint} They have {', '.join(known)}.")
     return [known[name] for name in names]
 
 
+def learning_parameters(network: nn.Module, frozen: Iterable[Part]) -> list[nn.Parameter]:
+    """The weights of a network that are in no frozen part."""
+    held = {id(parameter) for part in frozen for parameter in part.parameters}
+    return [parameter for parameter in network.parameters() if id(parameter) not in held]
+
+
 def without_frozen(
-    stages: Sequence[StageConfig], networks: CoopNetworks, frozen: Iterable[Part]
+    stages: Sequence[StageConfig], networks: CoopNetworks, frozen: Sequence[Part]
 ) -> tuple[StageConfig, ...]:
     """The stages with the networks that are frozen as a whole left out of what they train.
 
     Raises:
         UsageError: nothing is left to a stage.
     """
-    held = {id(parameter) for part in frozen for parameter in part.parameters}
-    whole = {name for name in NETWORKS if all(id(one) in held for one in getattr(networks, name).parameters())}
+    whole = {name for name in NETWORKS if not learning_parameters(getattr(networks, name), frozen)}
     left = []
     for stage in stages:
         train = tuple(name for name in stage.train if name not in whole)

@@ -18,9 +18,9 @@ from ros.rig import CAMERA, StubPredictor, shift, true_depth
 from ros.test_node_life import change
 from std_srvs.srv import Trigger
 
-from coopnet_core.resources import shipped_file
+from coopnet_core.resources import SHIPPED_WEIGHTS, shipped_file
 from coopnet_ros import coopnet_node
-from coopnet_ros.predictor import DEFAULT_CHECKPOINT, load_predictor
+from coopnet_ros.predictor import load_predictor
 
 OUT_OF_MEMORY = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
@@ -234,7 +234,7 @@ def test_networks_that_hang_do_not_keep_the_node_from_being_freed(make_rig, monk
     assert not warnings
 
 
-SHIPPED = shipped_file(DEFAULT_CHECKPOINT)
+SHIPPED = shipped_file(SHIPPED_WEIGHTS)
 
 
 def rewritten(path: Path, metadata: Callable[[dict], dict] | None = None, **tensors) -> Path:
