@@ -46,13 +46,15 @@ MODULES = {
     "tensorboard": "tensorboard",
 }
 """What the checks import, and the package that has it."""
-BUDGETS_S = {"facts": 60.0, "comparisons": 190.0, "training": 150.0, "inference": 110.0}
+BUDGETS_S = {"facts": 60.0, "comparisons": 190.0, "training": 180.0, "inference": 100.0}
 BATCH_SIZES = (8, 16, 32)
 """Tried beside that of the preset."""
 INFERENCE_SIZES = ((320, 96), (416, 128), (640, 192), (1280, 384))
 FRAME = (1280, 384)
 """Size of the images given to inference."""
 QUICK_TRAINING_SIZE = (96, 64)
+WINDOW, QUICK_WINDOW = 10, 2
+"""Steps of each of the three windows of a run whose speed is measured."""
 DONE, FAILED, OUT_OF_TIME = "done", "failed", "out of time"
 PASSED, NOT_PASSED, NOTHING_RUN, INCOMPLETE = 0, 1, 2, 3
 """Exit codes."""
@@ -236,19 +238,19 @@ def _finite(result: dict[str, Any]) -> dict[str, Any]:
 def training(recorder: Recorder, device: torch.device, quick: bool) -> None:
     """`train` itself, one stage at a time, on images in memory; figures after the first steps."""
     from benchmarks.gpu_comparisons import PRESETS
-    from coopnet_core.config import load_config
+    from coopnet_core.config import load_config, preset_names
     from coopnet_core.data.prepare import choose_size
     from coopnet_core.errors import CoopnetError
     from coopnet_core.geometry.camera import Camera
     from coopnet_core.networks.bundle import SIZE_MULTIPLE
 
-    configs = {preset: load_config(preset, [], {}) for preset in PRESETS}
+    others = [] if quick else [preset for preset in preset_names() if preset not in PRESETS]
+    configs = {preset: load_config(preset, [], {}) for preset in [*PRESETS, *others]}
     plan = [(preset, config.stages[-1], config.batch_size) for preset, config in configs.items()]
     if not quick:
-        plan += [
-            (preset, stage, config.batch_size) for preset, config in configs.items() for stage in config.stages[:-1]
-        ]
-        plan += [(preset, config.stages[-1], size) for size in BATCH_SIZES for preset, config in configs.items()]
+        ends = {preset: configs[preset] for preset in PRESETS}
+        plan += [(preset, stage, config.batch_size) for preset, config in ends.items() for stage in config.stages[:-1]]
+        plan += [(preset, config.stages[-1], size) for size in BATCH_SIZES for preset, config in ends.items()]
     for preset, stage, batch_size in plan:
         size = choose_size(Camera.from_field_of_view(*FRAME, 80.0), configs[preset].pixels, SIZE_MULTIPLE)
         if quick:
@@ -263,7 +265,7 @@ def training(recorder: Recorder, device: torch.device, quick: bool) -> None:
         config = configs[preset].model_copy(update={"batch_size": batch_size, "stages": (stage,)})
         title = f"{preset}, {stage.name}, {case['size']}, batch {batch_size}"
         try:
-            figures = _training_figures(config, _clouds(size, 24), device, 2 if quick else config.log_every)
+            figures = _training_figures(config, _clouds(size, 24), device, QUICK_WINDOW if quick else WINDOW)
         except CoopnetError as error:  # no memory left, for one
             recorder.add(f"{title}: {error}", case | {"problem": str(error)})
             continue
@@ -336,18 +338,24 @@ def inference(recorder: Recorder, device: torch.device, quick: bool) -> None:
     from coopnet_core.resources import shipped_file
 
     with tempfile.TemporaryDirectory() as folder:
-        for preset in PRESETS:
+        for preset in PRESETS if quick else [*PRESETS, "edge"]:
             path = shipped_file(SHIPPED)
             if preset != "cpu-small":
                 path = _random_weights(Path(folder) / f"{preset}.safetensors", load_config(preset, [], {}))
-            for size in INFERENCE_SIZES[:2] if quick else INFERENCE_SIZES:
+            sizes = [(size, True) for size in (INFERENCE_SIZES[:2] if quick else INFERENCE_SIZES)]
+            if device.type == "cuda":
+                sizes.append((INFERENCE_SIZES[1], False))
+            for size, graphs in sizes:
                 _forget_peak(device)
-                predictor = StreamPredictor(path, str(device), size)
-                figures = _latency(predictor, _clouds(FRAME, 12), *((1, 3) if quick else (20, 200)))
+                predictor = StreamPredictor(path, str(device), size, cuda_graphs=graphs)
+                frames = (1, 3) if quick else (20, 200) if graphs else (10, 50)
+                figures = _latency(predictor, _clouds(FRAME, 12), *frames)
                 figures |= {"peak_memory_mib": _peak_mib(device)}
                 text = f"p50 {figures['p50_ms']:.2f} ms, p95 {figures['p95_ms']:.2f} ms, {_megabytes(figures)}"
                 case = {"preset": preset, "size": f"{size[0]}x{size[1]}", "frame": f"{FRAME[0]}x{FRAME[1]}"}
-                recorder.add(f"{preset}, {case['size']}: {text}", case | figures)
+                case["cuda_graphs"] = graphs and device.type == "cuda"
+                manner = "" if graphs else ", without CUDA graphs"
+                recorder.add(f"{preset}, {case['size']}{manner}: {text}", case | figures)
 
 
 def _latency(predictor: Any, clip: Clip, warm: int, count: int) -> dict[str, float]:

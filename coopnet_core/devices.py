@@ -8,13 +8,13 @@ from coopnet_core.errors import UsageError
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a name: auto takes CUDA when there is one.
+    """The device of a name: auto takes CUDA when there is one. A GPU always has its number: threads must be told one.
 
     Raises:
         UsageError: CUDA was asked for and is not there, or the name is unknown.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -24,6 +24,8 @@ def resolve_device(name: str) -> torch.device:
             f"Device {name} was asked for, but this PyTorch sees no CUDA device. Use --device cpu, or install a CUDA "
             "build of torch that fits the driver."
         )
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
     return device
 
 

@@ -6,6 +6,7 @@ distance. No label is involved: the matcher sees the same two images.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -48,8 +49,7 @@ def classical_matches(target: Tensor, source: Tensor) -> Matches:
         2 B rows: target -> source, then source -> target.
     """
     first, second = (_grey(image) for image in (target, source))
-    there = _search(first, second).to(target.device)
-    back = _search(second, first).to(target.device)
+    there, back = _search(np.concatenate([first, second]), np.concatenate([second, first])).to(target.device).chunk(2)
     return Matches(torch.cat([there, back]), torch.cat([_agree(there, back), _agree(back, there)]).float())
 
 
@@ -78,10 +78,17 @@ def _grey(images: Tensor) -> np.ndarray:
 
 
 def _search(first: np.ndarray, second: np.ndarray) -> Tensor:
+    """(B, H, W) each to (B, 2, H, W), several at once: one search alone leaves cores idle."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        flows = list(pool.map(_search_one, first, second))
+    return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2)
+
+
+def _search_one(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    # One object for each: it has working memory, which threads cannot share.
     method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     method.setFinestScale(_FINEST_SCALE)
-    flows = [method.calc(one, other, None) for one, other in zip(first, second, strict=True)]
-    return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2)
+    return method.calc(first, second, None)
 
 
 def _agree(flow: Tensor, backward: Tensor) -> Tensor:

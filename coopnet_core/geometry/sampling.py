@@ -15,10 +15,9 @@ def sample(image: Tensor, coordinates: Tensor) -> Tensor:
     outside its memory there, and a run that diverges would end in a segmentation fault instead of a message.
     """
     height, width = image.shape[-2:]
-    dtype = torch.promote_types(coordinates.dtype, torch.float32)
-    scale = torch.tensor([2.0 / width, 2.0 / height], dtype=dtype, device=image.device).view(1, 2, 1, 1)
-    grid = (coordinates.nan_to_num() + 0.5) * scale - 1
-    return F.grid_sample(image, grid.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
+    x, y = (_at_least_float32(coordinates.nan_to_num()) + 0.5).unbind(1)
+    grid = torch.stack([x * (2.0 / width) - 1, y * (2.0 / height) - 1], dim=-1)
+    return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
@@ -31,5 +30,9 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
 
 def resize_flow(flow: Tensor, height: int, width: int) -> Tensor:
     """Resize a flow (B, 2, h, w) in pixels and rescale its values to the new pixel size."""
-    factor = torch.tensor([width / flow.shape[-1], height / flow.shape[-2]], device=flow.device).view(1, 2, 1, 1)
-    return resize(flow, height, width) * factor
+    u, v = _at_least_float32(resize(flow, height, width)).unbind(1)
+    return torch.stack([u * (width / flow.shape[-1]), v * (height / flow.shape[-2])], dim=1)
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

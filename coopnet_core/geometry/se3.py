@@ -35,7 +35,7 @@ def transform_from_vector(vector: Tensor) -> Tensor:
     """(B, 6) translation then axis-angle (radians) to (B, 4, 4): rotation first, then translation."""
     rotation = rotation_from_axis_angle(vector[:, 3:])
     upper = torch.cat([rotation, vector[:, :3, None]], dim=2)
-    last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=vector.dtype, device=vector.device).expand(len(vector), 1, 4)
+    last = torch.eye(4, dtype=vector.dtype, device=vector.device)[3:].expand(len(vector), 1, 4)
     return torch.cat([upper, last], dim=1)
 
 

@@ -12,34 +12,23 @@ import torch
 from torch import Tensor
 
 from coopnet_core.checkpoint import CheckpointMetadata, load_checkpoint
-from coopnet_core.config import ErrorModelConfig
-from coopnet_core.cotraining.error_model import (
-    Evidence,
-    log_disagreement,
-    posterior,
-    posterior_of_hidden,
-    smoothed,
-)
 from coopnet_core.data.frames import Frame
 from coopnet_core.data.prepare import choose_size, fit_frame
 from coopnet_core.devices import half_dtype, resolve_device
 from coopnet_core.errors import UsageError
 from coopnet_core.geometry.camera import Camera
-from coopnet_core.geometry.projection import Warp, flow_warp, pixel_grid, rigid_warp, scaled_matrix
-from coopnet_core.geometry.refinement import MotionPrior, RefinedMotion, refine_motion
-from coopnet_core.geometry.sampling import resize, resize_flow, sample
-from coopnet_core.inference.prediction import ALL_OUTPUTS, DEPTH, FLOW, MASK, MOTION, REFINE_CHOICES, Prediction
+from coopnet_core.inference.computation import Computation
+from coopnet_core.inference.graphs import Recorded
+from coopnet_core.inference.prediction import ALL_OUTPUTS, REFINE_CHOICES, Prediction
 from coopnet_core.inference.standstill import Change, compare, small_view
-from coopnet_core.losses.photometric import photometric_error
-from coopnet_core.losses.visibility import forward_backward_visible
-from coopnet_core.networks.bundle import SIZE_MULTIPLE, normalise
-from coopnet_core.networks.flow import FINEST_STRIDE
+from coopnet_core.networks.bundle import SIZE_MULTIPLE
 
-_STATIC_BELOW = 0.3
-"""Probability of motion below which a pixel takes part in the refinement."""
 _LONGEST_CREEP_NS = 1_000_000_000
 """A frame is compared with the one since which the camera seems to stand, but not with an older one than this: slower
 motion is standstill, and light changes."""
+
+_COMPUTED = ("depth", "T_previous_current", "motion_covariance", "flow", "motion_probability", "confidence")
+"""Fields of `Prediction` that may be missing."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +39,6 @@ class _Seen:
     view: np.ndarray
     stamp_ns: int
     camera: Camera
-
-
-@dataclass(frozen=True)
-class _Flows:
-    """What flow makes of a pair, at the size of the images.
-
-    Attributes:
-        image, previous: (1, 3, H, W) in [0, 1].
-        flow: (1, 2, H, W) towards the previous image.
-        inside: (1, 1, H, W) bool, the flow stays in the image.
-        error: (1, 1, H, W) photometric, of the image reconstructed by the flow; None where the flow back is not wanted.
-        visible: (1, 1, H, W) bool, both directions agree; None where the flow back is not wanted.
-    """
-
-    image: Tensor
-    previous: Tensor
-    flow: Tensor
-    inside: Tensor
-    error: Tensor | None = None
-    visible: Tensor | None = None
 
 
 class StreamPredictor:
@@ -86,6 +55,7 @@ class StreamPredictor:
         device: str = "cpu",
         input_size: tuple[int, int] | None = None,
         refine: str = "static",
+        cuda_graphs: bool = True,
     ) -> None:
         """Load a checkpoint.
 
@@ -96,6 +66,8 @@ class StreamPredictor:
                 the camera.
             refine: one of `REFINE_CHOICES`: make the odometry network's answer agree with depth and flow
                 (geometry/refinement.py).
+            cuda_graphs: record what a GPU does once for each size and each choice of outputs, and replay it: same
+                answers, sooner.
 
         Raises:
             CheckpointError: it cannot be read.
@@ -110,12 +82,11 @@ class StreamPredictor:
         self._device = resolve_device(device)
         loaded = load_checkpoint(Path(checkpoint), self._device)
         self.metadata: CheckpointMetadata = loaded.metadata
-        self._networks = loaded.networks
-        self._error_model = loaded.error_model
-        self._error_config = ErrorModelConfig.model_validate(loaded.metadata.error_model_config)
+        computation = Computation(loaded, refine, half_dtype(self._device))
+        self._compute = (
+            Recorded(computation, self._device) if cuda_graphs and self._device.type == "cuda" else computation
+        )
         self._input_size = input_size
-        self._half = half_dtype(self._device)
-        self._refine = refine
         self._last: _Seen | None = None
         self._reference: _Seen | None = None
 
@@ -168,13 +139,13 @@ class StreamPredictor:
         change = None if reference is None else compare(reference.view, now.view)
         self._remember(now, change)
         if change is Change.CAMERA:
-            results = self._run(image, reference.image, fitted.camera, outputs)
+            results = self._computed(image, reference.image, fitted.camera, outputs)
         elif change is Change.OBJECTS:
-            results = self._run(image, last.image, fitted.camera, outputs, stands=True)
+            results = self._computed(image, last.image, fitted.camera, outputs, stands=True)
         elif change is Change.NOTHING:
-            results = self._standstill(image, outputs)
+            results = self._standstill(image, fitted.camera, outputs)
         else:
-            results = self._run(image, None, fitted.camera, outputs)
+            results = self._computed(image, None, fitted.camera, outputs)
         paired = change not in (None, Change.UNKNOWN)
         return Prediction(
             stamp_ns=frame.stamp_ns,
@@ -183,7 +154,7 @@ class StreamPredictor:
             camera=fitted.camera,
             image=fitted.image,
             metric=self.metric,
-            **results,
+            **(dict.fromkeys(_COMPUTED) | results),
             infer_ms=1e3 * (time.perf_counter() - start),
         )
 
@@ -197,15 +168,10 @@ class StreamPredictor:
     def _size_for(self, camera: Camera) -> tuple[int, int]:
         return choose_size(camera, self.metadata.width * self.metadata.height, SIZE_MULTIPLE)
 
-    def _standstill(self, image: Tensor, outputs: frozenset[str]) -> dict[str, np.ndarray | None]:
+    def _standstill(self, image: Tensor, camera: Camera, outputs: frozenset[str]) -> dict[str, np.ndarray]:
         """Depth of the image, and no motion of anything: matching two equal images can only invent some."""
-        depth = None
-        if DEPTH in outputs:
-            with self._autocast():
-                depth = _to_host(self._networks.depths(image)[1])
         size = tuple(image.shape[-2:])
-        return {
-            "depth": depth,
+        return self._computed(image, None, camera, outputs) | {
             "T_previous_current": np.eye(4),
             "motion_covariance": np.zeros((6, 6)),
             "flow": np.zeros((*size, 2), np.float32),
@@ -213,105 +179,15 @@ class StreamPredictor:
             "confidence": np.ones(size, np.float32),
         }
 
-    def _run(
+    def _computed(
         self, image: Tensor, previous: Tensor | None, camera: Camera, outputs: frozenset[str], stands: bool = False
-    ) -> dict[str, np.ndarray | None]:
-        """The networks and what follows from them, as arrays on the host; `stands`: the camera does not move."""
-        needs_pair = previous is not None and bool(outputs & {MOTION, FLOW, MASK})
-        depth = None
-        if DEPTH in outputs or (needs_pair and outputs & {MOTION, MASK}):
-            with self._autocast():
-                _, depth = self._networks.depths(image)
-        results: dict[str, np.ndarray | None] = dict.fromkeys(
-            ("depth", "T_previous_current", "motion_covariance", "flow", "motion_probability", "confidence")
-        )
-        if depth is not None:
-            results["depth"] = _to_host(depth)
-        if previous is None or not needs_pair:
-            return results
-        # who listens must not change what is computed: the refinement has the backward flow with the mask or without
-        refines = self._refine == "static" and MOTION in outputs and not stands
-        flow_low, flows = self._flows(image, previous, both=MASK in outputs or refines)
-        results["flow"] = _to_host(torch.where(flows.inside, flows.flow, torch.nan), channels_last=True)
-        if depth is None:
-            return results
+    ) -> dict[str, np.ndarray]:
+        """What the networks make of an image or a pair, on the host."""
         matrix = torch.from_numpy(camera.matrix).float().to(self._device)[None]
-        if stands:
-            motion = torch.eye(4, device=self._device)[None]
-            results |= {"T_previous_current": np.eye(4), "motion_covariance": np.zeros((6, 6))}
-        else:
-            motion = self._networks.motion(image, previous, flow_low, depth, matrix)
-            if self._refine != "off":
-                refined = self._refined(motion, depth, flows, matrix)
-                motion = refined.T_source_target
-                results["motion_covariance"] = refined.covariance[0].cpu().numpy()
-            results["T_previous_current"] = motion[0].double().cpu().numpy()
-        if MASK in outputs:
-            evidence = self._evidence(flows, rigid_warp(depth, motion, matrix))
-            gamma = posterior(evidence, self._error_model, self._error_config)
-            hidden = posterior_of_hidden(evidence.log_disagreement, self._error_model, self._error_config)
-            known = torch.where(evidence.visible > 0, gamma, hidden)
-            results["motion_probability"] = _to_host(known)
-            results["confidence"] = _to_host((1 - gamma) * evidence.visible)
-        return results
-
-    def _refined(self, motion: Tensor, depth: Tensor, flows: _Flows, matrix: Tensor) -> RefinedMotion:
-        """The odometry network's answer, made to agree with depth and flow where the flow can be trusted.
-
-        What moves is told from the network's own answer: after a refinement on all pixels large movers already fit.
-        """
-        height, width = (side // FINEST_STRIDE for side in flows.flow.shape[-2:])
-        if self._refine == "all":
-            weights = resize(flows.inside.float(), height, width)
-        else:
-            evidence = self._evidence(flows, rigid_warp(depth, motion, matrix))
-            gamma = posterior(evidence, self._error_model, self._error_config)
-            weights = resize(flows.visible.float(), height, width) * (resize(gamma, height, width) < _STATIC_BELOW)
-        return refine_motion(
-            motion,
-            1 / resize(1 / depth, height, width),
-            resize_flow(flows.flow, height, width),
-            weights,
-            scaled_matrix(matrix, 1 / FINEST_STRIDE),
-            MotionPrior(),
-        )
-
-    def _flows(self, image: Tensor, previous: Tensor, both: bool) -> tuple[Tensor, _Flows]:
-        """Flow current -> previous as the network gives it, and what it makes of the pair; back as well if wanted."""
-        with self._autocast():
-            if both:
-                flow_low, backward_low = self._networks.flow.both_ways(normalise(image), normalise(previous))[0]
-            else:
-                flow_low, backward_low = self._networks.flow(normalise(image), normalise(previous)), None
-        size = tuple(image.shape[-2:])
-        flow = resize_flow(flow_low, *size)
-        warp = flow_warp(flow)
-        if backward_low is None:
-            return flow_low, _Flows(image, previous, flow, warp.valid)
-        visible = forward_backward_visible(flow, resize_flow(backward_low, *size))
-        error = photometric_error(image, sample(previous, warp.coordinates))
-        return flow_low, _Flows(image, previous, flow, warp.valid, error, visible)
-
-    def _evidence(self, flows: _Flows, rigid: Warp) -> Evidence:
-        size = tuple(flows.image.shape[-2:])
-        delta = photometric_error(flows.image, sample(flows.previous, rigid.coordinates)) - flows.error
-        rigid_flow = rigid.coordinates - pixel_grid(*size, flows.image.device)
-        return Evidence(
-            smoothed(delta, self._error_config.smoothing, size),
-            log_disagreement(flows.flow, rigid_flow),
-            (flows.visible & rigid.valid).float(),
-        )
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, dtype=self._half, enabled=self._half is not None)
+        results = self._compute(image, previous, matrix, outputs=outputs, stands=stands)
+        return {name: tensor.cpu().numpy() for name, tensor in results.items()}
 
 
 def _creeping_since(change: Change | None, reference: _Seen | None, last: _Seen | None) -> int | None:
     """Stamp of the reference frame of a motion, where that is not the last frame."""
     return reference.stamp_ns if change is Change.CAMERA and reference is not last else None
-
-
-def _to_host(tensor: Tensor, channels_last: bool = False) -> np.ndarray:
-    """(1, C, H, W) to (H, W) or (H, W, C) float32."""
-    array = tensor[0].float().cpu().numpy()
-    return np.ascontiguousarray(array.transpose(1, 2, 0)) if channels_last else array[0]

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from coopnet_core.config import EncoderConfig
 
+_ONEDNN_BLOCK = 16
+"""Channels that oneDNN handles at once (AVX-512)."""
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (He et al. 2016)."""
@@ -18,14 +21,17 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = None
+        # With fewer channels than a block, oneDNN's backward pass of a strided 1x1 convolution writes outside its
+        # memory (uxlfoundation/oneDNN issue 6035): those take every second pixel first, which is the same.
+        self.step = stride if channels_in < _ONEDNN_BLOCK else 1
         if stride != 1 or channels_in != channels:
             self.downsample = nn.Sequential(
-                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+                nn.Conv2d(channels_in, channels, 1, stride // self.step, bias=False), nn.BatchNorm2d(channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, Cin, H, W) to (B, C, H/stride, W/stride)."""
-        shortcut = x if self.downsample is None else self.downsample(x)
+        shortcut = x if self.downsample is None else self.downsample(x[:, :, :: self.step, :: self.step])
         x = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(x)) + shortcut)
 

@@ -1,11 +1,17 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from coopnet_core.config import DepthConfig, EncoderConfig, NetworksConfig, PoseConfig, load_config
 from coopnet_core.networks.bundle import CoopNetworks
 from coopnet_core.networks.correlation import local_correlation
 from coopnet_core.networks.depth import depth_from_disparity
-from coopnet_core.networks.encoder import ResNetEncoder
+from coopnet_core.networks.encoder import BasicBlock, ResNetEncoder
 
 SMALL = load_config("cpu-small", [], {}).networks
 MATRIX = torch.tensor([[[100.0, 0, 63.5], [0, 100.0, 31.5], [0, 0, 1]]])
@@ -42,6 +48,35 @@ def test_resnet18_has_the_parameter_names_and_count_of_torchvision():
     assert {"conv1.weight", "bn1.running_mean", "layer2.0.downsample.0.weight", "layer4.1.conv2.weight"} <= names
     # ResNet-18 has 11,689,512 parameters, of which 513,000 are its classifier.
     assert sum(p.numel() for p in encoder.parameters()) == 11_689_512 - 513_000
+
+
+@pytest.mark.parametrize("channels", [8, 16])
+def test_the_shortcut_of_a_strided_block_is_a_strided_convolution(channels):
+    block = BasicBlock(channels, 24, 2).double()
+    assert block.step == (2 if channels < 16 else 1)
+    x = torch.randn(2, channels, 7, 9, dtype=torch.float64)
+    for convolution in (block.conv1, block.conv2):
+        torch.nn.init.zeros_(convolution.weight)  # the shortcut alone is left
+    block.eval()
+    expected = F.relu(block.downsample[1](F.conv2d(x, block.downsample[0].weight, stride=2)))
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_narrow_networks_can_be_trained_with_many_threads():
+    """oneDNN corrupts the heap, or crashes, in the backward pass of a strided 1x1 convolution of few channels."""
+    code = """if True:
+        import torch
+        from coopnet_core.networks.encoder import BasicBlock
+        torch.set_num_threads(4)
+        block = BasicBlock(8, 16, 2).to(memory_format=torch.channels_last)
+        for _ in range(40):
+            x = torch.randn(2, 8, 24, 40).contiguous(memory_format=torch.channels_last).requires_grad_()
+            block(x).square().mean().backward()
+        print("done")
+    """
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3]), "OMP_WAIT_POLICY": "PASSIVE"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, "done\n"), run.stderr
 
 
 def test_depth_scales_and_range():
