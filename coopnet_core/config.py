@@ -182,6 +182,11 @@ class StageConfig(_Model):
     posterior: Literal["off", "coarse", "fine"] = Field("fine", description="resolution of the motion posterior")
     sources: int = Field(2, ge=1, description="sources per target, drawn from frame_offsets")
     loss_factor: int = Field(1, ge=1, le=4, description="the losses see images reduced by this factor")
+    batch_statistics: bool = Field(
+        True,
+        description="batch normalisation by the means of each batch, which also move the running ones; false: by the "
+        "running ones, as they are",
+    )
 
 
 class OptimiserConfig(_Model):

@@ -309,7 +309,8 @@ def _digest(clips: Sequence[Clip]) -> str:
     """SHA-256 over all images of the clips, in order."""
     digest = hashlib.sha256()
     for clip in clips:
-        digest.update(memoryview(clip.images).cast("B"))
+        for image in clip.images:
+            digest.update(memoryview(image).cast("B"))
     return digest.hexdigest()
 
 

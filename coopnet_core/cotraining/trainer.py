@@ -392,6 +392,9 @@ def _set_stage(run: Run, config: TrainConfig, stage: StageConfig, rate: float) -
             network.train(learns)
         for parameter in network.parameters():
             parameter.requires_grad_(learns)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train(learns and stage.batch_statistics)
     for part in run.frozen:
         for module in part.modules:
             module.eval()

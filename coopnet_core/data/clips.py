@@ -104,7 +104,7 @@ class PreparedData:
 
     @property
     def megabytes(self) -> float:
-        """Memory held by the frames."""
+        """Memory, or room in a file, held by the frames."""
         return sum(clip.images.nbytes for clip in (*self.train, *self.validation)) / 1e6
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol, overload
 
 import numpy as np
 
@@ -29,6 +31,32 @@ class Frame:
     sequence: str = ""
 
 
+class Images(Protocol):
+    """Frames one after the other, (N, H, W, 3) uint8, RGB: an array, or `CompressedFrames`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, 3)."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint8."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held for them."""
+        ...
+
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: slice) -> Images: ...
+    def __iter__(self) -> Iterator[np.ndarray]: ...
+
+
 @dataclass(frozen=True)
 class Clip:
     """Consecutive frames of one camera, without a gap, at one size (normally the networks' input size).
@@ -46,7 +74,7 @@ class Clip:
     """
 
     name: str
-    images: np.ndarray
+    images: Images
     stamps_ns: np.ndarray
     camera: Camera
     moving: np.ndarray | None = None

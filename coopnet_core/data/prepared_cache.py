@@ -27,7 +27,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from coopnet_core.data.frame_store import FrameBlock
+from coopnet_core.data.frame_store import FrameBlock, in_words
+from coopnet_core.data.frames import Images
 from coopnet_core.data.image_files import absolute
 from coopnet_core.data.recording import CameraRun, Fit, Progress, Recording, Tell, Timeline, read_recording
 from coopnet_core.data.report import ReadReport
@@ -121,10 +122,10 @@ class PreparedCache:
             used = max((file.stat().st_mtime for file in files if file.name in (ENTRY, PROGRESS)), default=0.0)
             if time.time() - used > _UNUSED_DAYS * 86400:
                 unused.append(place)
-        text = f"cache: {_in_words(sum(sizes.values()))} of {len(sizes)} prepared recordings in {self._folder}"
+        text = f"cache: {in_words(sum(sizes.values()))} of {len(sizes)} prepared recordings in {self._folder}"
         if unused:
             names, size = ", ".join(place.name for place in unused), sum(sizes[place] for place in unused)
-            text += f", {_in_words(size)} of it not used for {_UNUSED_DAYS} days ({names})"
+            text += f", {in_words(size)} of it not used for {_UNUSED_DAYS} days ({names})"
         self._say(f"{text}; delete any folder in it, or all, to free the space")
 
     def _found(self, place: Path, name: str, fit: Fit) -> Recording:
@@ -237,8 +238,8 @@ class _EntryWriter:
             return
         needed = max(0, expected - done[0]) * self._frame_bytes
         self._say(
-            f"{name}: up to {_in_words(needed)} of frames will be kept in {folder.parent.parent} "
-            f"({_in_words(disk.free)} free there)"
+            f"{name}: up to {in_words(needed)} of frames will be kept in {folder.parent.parent} "
+            f"({in_words(disk.free)} free there)"
         )
         if needed > disk.free - min(_LEFT_FREE, 0.02 * disk.total):
             self._leave_the_disk("that is too little room")
@@ -258,7 +259,7 @@ class _EntryWriter:
                 self._leave_the_disk(error.strerror or str(error))
         self._block.append(image)
 
-    def images(self) -> np.ndarray:
+    def images(self) -> Images:
         """All so far, (N, H, W, 3) uint8; on disk read-only."""
         if self._block is not None:
             return self._block.images()
@@ -444,12 +445,3 @@ def _write_all(file: FileIO, content: memoryview) -> None:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, lambda partial: partial.write_text(json.dumps(content)))
-
-
-def _in_words(size: float) -> str:
-    """Bytes for people.
-
-    >>> _in_words(2_340_000), _in_words(65e9)
-    ('2.3 MB', '65.0 GB')
-    """
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

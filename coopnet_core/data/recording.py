@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from coopnet_core.data.frames import Frame
+from coopnet_core.data.frames import Frame, Images
 from coopnet_core.data.prepare import choose_size, fit_frame, thumbnail
 from coopnet_core.data.report import ReadReport
 from coopnet_core.data.sources import Source
@@ -108,7 +108,7 @@ class Recording:
         report: of the reading.
     """
 
-    images: np.ndarray
+    images: Images
     timeline: Timeline
     cameras: list[CameraRun]
     first_camera: Camera
@@ -144,13 +144,13 @@ class Progress:
 
 
 class FrameStore(Protocol):
-    """Takes the kept frames of a pass, and gives them back as one block."""
+    """Takes the kept frames of a pass, and gives them back together."""
 
     def append(self, image: np.ndarray) -> None:
         """Keep one more (H, W, 3) uint8 image."""
         ...
 
-    def images(self) -> np.ndarray:
+    def images(self) -> Images:
         """All so far, (N, H, W, 3) uint8; there is at least one."""
         ...
 

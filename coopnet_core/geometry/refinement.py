@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from coopnet_core.geometry.projection import MINIMUM_Z, pixel_grid, rays
-from coopnet_core.geometry.se3 import skew, transform_from_vector
 
 _DAMPING = 1e-3
 _LEAST_WEIGHT = 50.0
@@ -16,6 +16,7 @@ _LEAST_SCALE = 0.1
 _PIXELS_PER_SAMPLE = 30.0
 """Errors of depth and flow change slowly over the image: so many pixels say as much as one independent one would."""
 _LEAST_LENGTH = 1e-4
+_LEAST_EIGENVALUE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,33 @@ class RefinedMotion:
 
 @dataclass(frozen=True)
 class _Matches:
-    """(B, 3, N) points of the target, (B, 2, N) their matches in the source, (B, N) weights, (B, 3, 3) K."""
+    """What the images say.
+
+    Attributes:
+        points: (B, 3, N) of the target.
+        found: (B, 2, N) where the flow finds them in the source, on the plane at distance 1.
+        weights: (B, N).
+        focal: (B, 2, 1) pixels.
+    """
 
     points: Tensor
-    pixels: Tensor
+    found: Tensor
     weights: Tensor
-    matrix: Tensor
+    focal: Tensor
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What the odometry network says, (B, 3, 4), and the inverse covariance of its errors, (B, 6, 6): `MotionPrior`."""
+
+    motion: Tensor
+    precision: Tensor
+    tolerance: float
 
 
 @dataclass(frozen=True)
 class _Normal:
-    """Normal equations: (B, 6, 6) and (B, 6, 1), and the (B,) median residual that they were weighted by."""
+    """Normal equations: (B, 6, 6) and (B, 6, 1), and the (B, 1, 1) median residual that they were weighted by."""
 
     hessian: Tensor
     gradient: Tensor
@@ -102,94 +119,129 @@ def refine_motion(
         of the prior (without one: of a prior of the default).
     """
     height, width = depth.shape[-2:]
-    start = T_source_target.double()
+    matrix = camera_matrix.double()
+    focal = matrix.diagonal(dim1=1, dim2=2)[:, :2, None]
     matches = _Matches(
         points=(rays(camera_matrix, height, width) * depth).flatten(2).double(),
-        pixels=(pixel_grid(height, width, depth.device) + flow).flatten(2).double(),
+        found=((pixel_grid(height, width, depth.device) + flow).flatten(2) - matrix[:, :2, 2:]) / focal,
         weights=weights.flatten(1).double(),
-        matrix=camera_matrix.double(),
+        focal=focal,
     )
-    motion = start
+    start = _start(T_source_target[:, :3].double(), prior or MotionPrior())
+    least = _LEAST_EIGENVALUE * _identity(6, start.motion)
+    damping = 1 + _DAMPING * _identity(6, start.motion)
+    motion = start.motion
     for _ in range(iterations):
         normal = _normal_equations(motion, matches)
-        diagonal = torch.diag_embed(normal.hessian.diagonal(dim1=1, dim2=2))
-        motion = _updated(motion, normal.hessian + _DAMPING * diagonal, normal.gradient)
+        motion = _updated(motion, torch.addcmul(least, normal.hessian, damping), normal.gradient)
     for _ in range(iterations if prior is not None else 0):
-        motion = _updated(motion, *_posterior_equations(motion, start, matches, prior))
-    information = _posterior_equations(motion, start, matches, prior)[0]
+        information, gradient = _posterior_equations(motion, matches, start)
+        motion = _updated(motion, information + least, gradient)
+    information = _of_the_images(_normal_equations(motion, matches))[0]
+    if prior is not None:
+        information = information + _prior_equations(motion, start)[0]
     finite = torch.cat([motion.flatten(1), information.flatten(1)], dim=1).isfinite().all(1)
     usable = (finite & (matches.weights.sum(1) > _LEAST_WEIGHT)).view(-1, 1, 1)
-    information = torch.where(usable, information, _prior_equations(start, start, prior or MotionPrior())[0])
-    motion = torch.where(usable, motion, start)
-    return RefinedMotion(motion.to(T_source_target.dtype), torch.linalg.inv_ex(_solvable(information))[0])
+    information = torch.where(usable, information, _prior_equations(start.motion, start)[0])
+    motion = torch.where(usable, motion, start.motion)
+    refined = torch.cat([motion.to(T_source_target.dtype), T_source_target[:, 3:]], dim=1)
+    return RefinedMotion(refined, torch.linalg.inv_ex(information + least)[0])
+
+
+def _identity(size: int, like: Tensor) -> Tensor:
+    return torch.eye(size, dtype=like.dtype, device=like.device)
+
+
+def _cross(first: Tensor, second: Tensor) -> Tensor:
+    """Cross products of (..., 3, 1) or (..., 1, 3) columns with the columns of (..., 3, 3), or the other way round."""
+    return torch.linalg.cross(*torch.broadcast_tensors(first, second), dim=-2)
 
 
 def _updated(motion: Tensor, hessian: Tensor, gradient: Tensor) -> Tensor:
-    """After one step; the update is a small motion applied on the left."""
-    return transform_from_vector(-torch.linalg.solve_ex(_solvable(hessian), gradient)[0][:, :, 0]) @ motion
+    """A (B, 3, 4) motion after one step: the update is a small motion applied on the left.
 
-
-def _solvable(hessian: Tensor) -> Tensor:
-    return hessian + 1e-9 * torch.eye(6, dtype=hessian.dtype, device=hessian.device)
+    Its rotation is by Cayley's map: a rotation for any update, and the exponential to second order.
+    """
+    update = -torch.linalg.solve_ex(hessian, gradient)[0]
+    identity = _identity(3, motion)
+    turn = update[:, 3:]
+    cross = _cross(turn, identity)
+    rotation = identity + torch.baddbmm(cross, cross, cross, alpha=0.5) / (1 + turn.square().sum(1, keepdim=True) / 4)
+    moved = rotation @ motion
+    return torch.cat([moved[:, :, :3], moved[:, :, 3:] + update[:, :3]], dim=2)
 
 
 def _normal_equations(motion: Tensor, matches: _Matches) -> _Normal:
     """Of the weighted residuals, in pixels, at a motion."""
-    moved = motion[:, :3, :3] @ matches.points + motion[:, :3, 3:]
-    in_front = moved[:, 2] > MINIMUM_Z
-    x, y, z = moved[:, 0], moved[:, 1], moved[:, 2].clamp(min=MINIMUM_Z)
-    matrix = matches.matrix
-    fx, fy = matrix[:, 0, 0, None], matrix[:, 1, 1, None]
-    predicted = torch.stack([fx * x / z + matrix[:, 0, 2, None], fy * y / z + matrix[:, 1, 2, None]], dim=1)
-    residual = predicted - matches.pixels
-    length = residual.square().sum(1).sqrt()
-    weights = matches.weights * in_front
+    moved = torch.baddbmm(motion[:, :, 3:], motion[:, :, :3], matches.points)
+    depth = moved[:, 2:]
+    inverse = 1 / depth.clamp(min=MINIMUM_Z)
+    seen = moved[:, :2] * inverse
+    residual = (seen - matches.found) * matches.focal
+    length = torch.hypot(*residual.unbind(1))
+    weights = matches.weights * (depth[:, 0] > MINIMUM_Z)
     judged = torch.where(weights > 0, length, torch.nan)
-    scale = judged.nanmedian(dim=1).values.nan_to_num(_LEAST_SCALE).clamp(min=_LEAST_SCALE)
-    weights = weights / (1 + (length / scale[:, None]).square())
-    zero = torch.zeros_like(x)
-    # d(pixel)/d(translation, rotation) of a point moved by t + w x X.
-    row_u = torch.stack([fx / z, zero, -fx * x / z**2, -fx * x * y / z**2, fx * (1 + x**2 / z**2), -fx * y / z], dim=1)
-    row_v = torch.stack([zero, fy / z, -fy * y / z**2, -fy * (1 + y**2 / z**2), fy * x * y / z**2, fy * x / z], dim=1)
-    hessian, gradient = 0.0, 0.0
-    for row, error in ((row_u, residual[:, 0]), (row_v, residual[:, 1])):
-        weighted = row * weights[:, None]
-        hessian = hessian + weighted @ row.transpose(1, 2)
-        gradient = gradient + (weighted @ error[:, :, None])
-    return _Normal(hessian, gradient, scale)
+    scale = judged.nanmedian(dim=1, keepdim=True).values.nan_to_num(_LEAST_SCALE).clamp(min=_LEAST_SCALE)
+    weights = weights / (1 + (length / scale).square())
+    jacobian = _jacobian(seen, inverse) * matches.focal[:, None]
+    weighted = (jacobian * weights[:, None, None]).flatten(2)
+    gradient = weighted @ residual.flatten(1)[:, :, None]
+    return _Normal(weighted @ jacobian.flatten(2).transpose(1, 2), gradient, scale[:, :, None])
 
 
-def _posterior_equations(
-    motion: Tensor, start: Tensor, matches: _Matches, prior: MotionPrior | None
-) -> tuple[Tensor, Tensor]:
-    """Information (B, 6, 6) and gradient (B, 6, 1) at a motion: of the images, and of the prior where there is one."""
-    normal = _normal_equations(motion, matches)
-    variance = (_PIXELS_PER_SAMPLE * normal.scale.square())[:, None, None]
-    information, gradient = normal.hessian / variance, normal.gradient / variance
-    if prior is None:
-        return information, gradient
-    prior_information, prior_gradient = _prior_equations(motion, start, prior)
+def _jacobian(seen: Tensor, inverse: Tensor) -> Tensor:
+    """Of x/z, y/z with respect to (translation, rotation) of a point moved by t + w x X: (B, 6, 2, N).
+
+    Args:
+        seen: (B, 2, N) x/z and y/z.
+        inverse: (B, 1, N) 1/z.
+    """
+    x, y = seen.unbind(1)
+    nearness = inverse[:, 0]
+    zero, product = torch.zeros_like(x), x * y
+    towards = -(seen * inverse)
+    square = 1 + seen.square()
+    by_translation = [nearness, zero, zero, nearness, towards[:, 0], towards[:, 1]]
+    by_rotation = [-product, -square[:, 1], square[:, 0], product, -y, x]
+    return torch.stack(by_translation + by_rotation, dim=1).unflatten(1, (6, 2))
+
+
+def _of_the_images(normal: _Normal) -> tuple[Tensor, Tensor]:
+    """Information (B, 6, 6) and gradient (B, 6, 1), in units of the noise."""
+    variance = _PIXELS_PER_SAMPLE * normal.scale.square()
+    return normal.hessian / variance, normal.gradient / variance
+
+
+def _posterior_equations(motion: Tensor, matches: _Matches, start: _Start) -> tuple[Tensor, Tensor]:
+    """Information (B, 6, 6) and gradient (B, 6, 1) at a motion: of the images, and of the prior."""
+    information, gradient = _of_the_images(_normal_equations(motion, matches))
+    prior_information, prior_gradient = _prior_equations(motion, start)
     return information + prior_information, gradient + prior_gradient
 
 
-def _prior_equations(motion: Tensor, start: Tensor, prior: MotionPrior) -> tuple[Tensor, Tensor]:
+def _start(motion: Tensor, prior: MotionPrior) -> _Start:
+    """What a (B, 3, 4) answer of the odometry network is worth."""
+    identity = _identity(3, motion)
+    length = motion[:, :, 3].norm(dim=1).clamp(min=_LEAST_LENGTH)[:, None, None]
+    direction = motion[:, :, 3:] / length
+    along = direction * direction.transpose(1, 2)
+    of_translation = (along / prior.along**2 + (identity - along) / prior.across**2) / length.square()
+    of_rotation = (identity / prior.rotation**2).expand_as(of_translation)
+    nothing = torch.zeros_like(of_translation)
+    rows = [torch.cat([of_translation, nothing], dim=2), torch.cat([nothing, of_rotation], dim=2)]
+    return _Start(motion, torch.cat(rows, dim=1), prior.tolerance)
+
+
+def _prior_equations(motion: Tensor, start: _Start) -> tuple[Tensor, Tensor]:
     """Information (B, 6, 6) and gradient (B, 6, 1) of the distance of a motion from the one it began with."""
-    identity = torch.eye(3, dtype=motion.dtype, device=motion.device).expand(len(motion), 3, 3)
-    length = start[:, :3, 3].norm(dim=1).clamp(min=_LEAST_LENGTH)
-    direction = start[:, :3, 3] / length[:, None]
-    along = direction[:, :, None] * direction[:, None, :]
-    relative = along / prior.along**2 + (identity - along) / prior.across**2
-    precision = relative / length.square()[:, None, None]
-    shift = (motion[:, :3, 3] - start[:, :3, 3])[:, :, None]
-    turned = motion[:, :3, :3] @ start[:, :3, :3].transpose(1, 2)
-    odd = (turned - turned.transpose(1, 2)) / 2
-    turn = torch.stack([odd[:, 2, 1], odd[:, 0, 2], odd[:, 1, 0]], dim=1)[:, :, None]
-    distance = (shift.transpose(1, 2) @ precision @ shift) + turn.square().sum(1, keepdim=True) / prior.rotation**2
-    trust = 1 / (1 + distance / prior.tolerance)
+    identity = _identity(3, motion)
+    turned = motion[:, :, :3] @ start.motion[:, :, :3].transpose(1, 2)
+    # half of what the odd part of a small rotation has in common with each axis's cross product
+    turn = 0.5 * turned.flatten(1) @ _cross(identity[:, :, None], identity).flatten(1).T
+    error = torch.cat([motion[:, :, 3] - start.motion[:, :, 3], turn], dim=1)[:, :, None]
+    weighted = start.precision @ error
+    trust = start.tolerance / (start.tolerance + error.transpose(1, 2) @ weighted)
     # the update (v, w) moves the translation by v + w x t, and turns by w
-    of_shift = torch.cat([identity, -skew(motion[:, :3, 3])], dim=2).transpose(1, 2)
-    of_turn = torch.cat([torch.zeros_like(identity), identity / prior.rotation**2], dim=2).transpose(1, 2)
-    information = of_shift @ precision @ of_shift.transpose(1, 2)
-    information[:, 3:, 3:] += identity / prior.rotation**2
-    gradient = of_shift @ precision @ shift + of_turn @ turn
-    return trust * information, trust * gradient
+    jacobian = _identity(6, motion) + F.pad(_cross(identity, motion[:, :, 3:]), (3, 0, 0, 3))
+    transposed = trust * jacobian.transpose(1, 2)
+    return transposed @ start.precision @ jacobian, transposed @ weighted
