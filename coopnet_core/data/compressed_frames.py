@@ -8,7 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from io import FileIO
-from typing import overload
+from typing import Any, overload
 
 import cv2
 import numpy as np
@@ -49,7 +49,7 @@ class CompressedFrames:
         return len(self._places), self._size[1], self._size[0], 3
 
     @property
-    def dtype(self) -> np.dtype:
+    def dtype(self) -> np.dtype[Any]:
         """uint8."""
         return np.dtype(np.uint8)
 
@@ -130,7 +130,7 @@ class _Content:
 
     def __init__(self, free_memory: Callable[[], int]) -> None:
         self._free_memory = free_memory
-        self._memory = self._owned(FileIO(os.memfd_create("coopnet_frames"), "r+"))
+        self._memory: FileIO | None = None
         self._file: FileIO | None = None
         self.in_memory = self._in_file = 0
 
@@ -142,6 +142,8 @@ class _Content:
         """
         # What is held is no longer free: while it is less than what still is, it is less than half of both.
         if self._file is None and self.in_memory + len(content) <= self._free_memory():
+            if self._memory is None:
+                self._memory = self._owned(FileIO(os.memfd_create("coopnet_frames"), "r+"))
             _write_at(self._memory, content, self.in_memory)
             self.in_memory += len(content)
             return self.in_memory - len(content)

@@ -92,12 +92,13 @@ class FrameBlock:
         before = self._frames[: self._count]
         try:
             self._frames = allocate_frames(frames, *self._size)
-            self._frames[: self._count] = before
         except OSError as error:
             self._refusal = error.strerror or str(error)
             self._compressor = FrameCompressor(self._size, free_memory)
             self._compress(before)
             self._frames = self._frames[:0].copy()  # lets go of the block
+        else:
+            self._frames[: self._count] = before
 
     def _compress(self, images: np.ndarray) -> None:
         for image in images:

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from ros_domain import own_domain
 
 from coopnet_ros.interface import TOPICS, TopicSpec
 from coopnet_ros.parameters import spec_of
@@ -266,7 +267,7 @@ class Launched:
                 [sys.executable, "-c", LAUNCH, str(path), *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "ROS_DOMAIN_ID": str(1 + os.getpid() % 100), **environment},
+                env={**os.environ, **environment},
                 start_new_session=True,
             )
 
@@ -304,14 +305,17 @@ def launch_file(tmp_path) -> Iterator:
 
     def start(name: str, *arguments: str, **environment: str) -> Launched:
         log = tmp_path / f"launch{len(started)}.log"
-        started.append(Launched(share / "launch" / name, arguments, log, environment))
+        alone = {"ROS_DOMAIN_ID": domain, **environment}
+        started.append(Launched(share / "launch" / name, arguments, log, alone))
         return started[-1]
 
-    yield start
-    for launched in started:
-        with contextlib.suppress(ProcessLookupError):  # nothing is left, as it should be
-            os.killpg(launched.process.pid, signal.SIGKILL)
-        launched.process.wait()
+    with own_domain() as number:
+        domain = str(number)
+        yield start
+        for launched in started:
+            with contextlib.suppress(ProcessLookupError):  # nothing is left, as it should be
+                os.killpg(launched.process.pid, signal.SIGKILL)
+            launched.process.wait()
 
 
 def test_a_launched_node_is_active_in_its_namespace_and_leaves_cleanly(launch_file):

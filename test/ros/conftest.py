@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import zlib
 from pathlib import Path
 
 import pytest
@@ -19,15 +18,16 @@ for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FIL
 
 
 @pytest.fixture(scope="module")
-def ros(request):
-    """rclpy in a domain of this module and process, so that parallel runs do not hear each other."""
+def ros():
+    """rclpy in a domain of this module, so that parallel runs do not hear each other."""
     import rclpy
     from ros.rig import open_context
+    from ros_domain import own_domain
 
-    domain = 1 + (zlib.crc32(request.module.__name__.encode()) + os.getpid()) % 100
-    open_context(domain)
-    yield domain
-    rclpy.try_shutdown()
+    with own_domain() as domain:
+        open_context(domain)
+        yield domain
+        rclpy.try_shutdown()
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ros_domain import own_domain
 
 pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed")
 
@@ -36,7 +36,6 @@ def demo(tmp_path_factory) -> Path:
     profile = str(REPOSITORY / "config" / "fastdds_image_profile.xml")
     environment = {
         **os.environ,
-        "ROS_DOMAIN_ID": str(random.randint(1, 100)),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "FASTRTPS_DEFAULT_PROFILES_FILE": profile,
         "FASTDDS_DEFAULT_PROFILES_FILE": profile,
@@ -44,9 +43,15 @@ def demo(tmp_path_factory) -> Path:
     # One image per second: what is tested is what arrives, not how fast a busy machine is.
     arguments = ["--frames", FRAMES, "--size", "192x64", "--steps", 10, "--rate", 0.1, "--device", "cpu", "--scratch"]
     command = [sys.executable, "-m", "coopnet_ros.demo", "--output", output, *arguments]
-    done = subprocess.run(
-        [str(part) for part in command], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=400
-    )
+    with own_domain() as domain:
+        done = subprocess.run(
+            [str(part) for part in command],
+            cwd=REPOSITORY,
+            env=environment | {"ROS_DOMAIN_ID": str(domain)},
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return output
 
