@@ -42,6 +42,7 @@ from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.prediction import Prediction
 from coopnet_core.inference.stream import StreamPredictor
 from coopnet_core.resources import shipped_file
+from coopnet_ros.command import image_size
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -380,11 +381,6 @@ def _variant(text: str) -> Variant:
     return Variant("hybrid", "per_pixel", auto_mask=True, label=label, settings=pairs)
 
 
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    return int(width), int(height)
-
-
 def material(
     name: str, scenes: Scenes, arguments: Arguments, console: Console
 ) -> tuple[Callable[[], list[Clip]], Figures]:
@@ -427,7 +423,7 @@ def main() -> int:
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--loss-factor", type=int, default=2, help="the losses see images reduced by this factor")
     parser.add_argument("--clips", type=int, default=12, help="training scenes")
-    parser.add_argument("--size", type=_size, default=(320, 96), metavar="WxH")
+    parser.add_argument("--size", type=image_size, default=(320, 96), metavar="WxH")
     parser.add_argument("--test-scenes", type=int, default=6)
     parser.add_argument("--frames", type=int, default=10, help="of each scene")
     parser.add_argument("--real", type=Path, metavar="BAG", help="a recording, instead of rendered scenes")

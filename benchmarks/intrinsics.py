@@ -27,6 +27,7 @@ from coopnet_core.data.frames import Clip
 from coopnet_core.data.rendered import SceneConfig, render_clip
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.resources import shipped_file
+from coopnet_ros.command import image_size
 
 _SEEDS = 7000
 
@@ -68,13 +69,13 @@ def main() -> int:
     parser.add_argument("--assumed", type=float, default=100.0, help="horizontal field of view, degrees")
     parser.add_argument("--true", type=float, default=80.0)
     parser.add_argument("--scenes", type=int, default=6)
-    parser.add_argument("--size", default="320x96")
+    parser.add_argument("--size", type=image_size, default=(320, 96), metavar="WxH")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    width, height = (int(side) for side in arguments.size.split("x"))
+    width, height = arguments.size
     clips = clips_with_assumed_camera(arguments.scenes, (width, height), arguments.true, arguments.assumed)
     stage = {"name": "camera", "share": 1.0, "rate": 0.5, "sources": 1, "loss_factor": 2}
     stage |= {"matches": 0.1, "consistency": 0.02}

@@ -42,6 +42,7 @@ from coopnet_core.data.sources.bags import choose_topics
 from coopnet_core.data.sources.video import VIDEO_SUFFIXES
 from coopnet_core.data.triplets import TripletSampler
 from coopnet_ros import make_demo_bag
+from coopnet_ros.command import image_size
 
 _BATCHES = 200
 
@@ -164,7 +165,9 @@ def main() -> int:
     parser.add_argument("recordings", nargs="*", type=Path)
     parser.add_argument("--output", type=Path, default=Path("out/loader"))
     parser.add_argument("--frames", type=int, default=60, help="of the recordings that are made")
-    parser.add_argument("--recorded-size", default="640x192", help="of the images that are made")
+    parser.add_argument(
+        "--recorded-size", type=image_size, default=(640, 192), metavar="WxH", help="of the images that are made"
+    )
     parser.add_argument("--preset", default="cpu-small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -173,7 +176,7 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    width, height = map(int, arguments.recorded_size.split("x"))
+    width, height = arguments.recorded_size
     recordings = arguments.recordings or make_recordings(arguments.output, arguments.frames, width, height)
     config = load_config(arguments.preset, [], {})
     scratch = arguments.output / "cache"

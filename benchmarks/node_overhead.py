@@ -43,6 +43,7 @@ from coopnet_core.data.prepare import choose_size, fit_frame
 from coopnet_core.errors import NoUsableDataError
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.prediction import Prediction
+from coopnet_ros.command import image_size
 from coopnet_ros.coopnet_node import CoopnetNode
 from coopnet_ros.diagnostics import Statistics, percentiles
 from coopnet_ros.interface import COMPUTED_TOPICS, topic_type
@@ -340,16 +341,13 @@ def results_table(results: list[dict[str, object]]) -> Table:
     return table
 
 
-def _size(text: str) -> tuple[int, int]:
-    width, height = (int(side) for side in text.split("x"))
-    return width, height
-
-
 def main() -> int:
     """Measure, print a table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("out/node_overhead"))
-    parser.add_argument("--sizes", nargs="+", type=_size, default=[(640, 480), (1241, 376)], metavar="WIDTHxHEIGHT")
+    parser.add_argument(
+        "--sizes", nargs="+", type=image_size, default=[(640, 480), (1241, 376)], metavar="WIDTHxHEIGHT"
+    )
     parser.add_argument("--encodings", nargs="+", choices=ENCODINGS, default=list(ENCODINGS))
     parser.add_argument("--listeners", nargs="+", choices=list(LISTENERS), default=list(LISTENERS))
     parser.add_argument("--frames", type=int, default=150)

@@ -32,6 +32,7 @@ from coopnet_core.inference.prediction import Prediction
 from coopnet_core.inference.stream import StreamPredictor
 from coopnet_core.resources import shipped_file
 from coopnet_core.visualization import panel, write_picture
+from coopnet_ros.command import image_size
 
 GOALS = {"static_abs_rel": 0.05, "flow_epe_px": 0.5, "rotation_deg": 0.05, "mask_auc": 0.95}
 """Below these, but the AUC above."""
@@ -97,7 +98,7 @@ def main() -> int:
     parser.add_argument("--init", type=Path, default=None, help="default: models/small_rendered.safetensors")
     parser.add_argument("--seed", type=int, default=12, help="of the scene")
     parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--size", default="320x96")
+    parser.add_argument("--size", type=image_size, default=(320, 96), metavar="WxH")
     parser.add_argument("--rate", type=float, default=10.0, help="images per second")
     parser.add_argument("--movers", type=float, default=0.15)
     parser.add_argument("--steps", type=int, default=2500)
@@ -106,7 +107,7 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     console = Console()
-    camera = Camera.from_field_of_view(*(int(side) for side in arguments.size.split("x")), 80.0)
+    camera = Camera.from_field_of_view(*arguments.size, 80.0)
     scene = SceneConfig(
         arguments.seed, arguments.frames, camera, arguments.rate, movers=arguments.movers, camera_moves=True, noise=0.5
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 
 from rich.console import Console
@@ -10,6 +11,15 @@ from rich.markup import escape
 from coopnet_core.errors import CoopnetError, UsageError
 
 INTERRUPTED = 130
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """The (width, height) of an argument such as 416x128, pixels; for argparse."""
+    try:
+        width, height = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT in pixels, such as 416x128") from None
+    return width, height
 
 
 def run_guarded(work: Callable[[], int], interrupted: str) -> int:

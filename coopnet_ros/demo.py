@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from coopnet_core.errors import CoopnetError, UsageError
 from coopnet_core.resources import SHIPPED_WEIGHTS, shipped_file
-from coopnet_ros.command import INTERRUPTED, run_guarded
+from coopnet_ros.command import INTERRUPTED, image_size, run_guarded
 from coopnet_ros.demo_parts import FEWEST_IMAGES, Split, split_bag
 from coopnet_ros.demo_processes import Background, run_command
 from coopnet_ros.demo_report import DemoFacts, write_demo_report
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=int, default=0, help="of the rendered scene and of training (default: %(default)s)")
     add("--frames", type=int, default=240, help="length of the rendered recording (default: %(default)s)")
-    add("--size", type=_size, default=(416, 128), metavar="WxH", help="of the rendered images (default: 416x128)")
+    add("--size", type=image_size, default=(416, 128), metavar="WxH", help="of the rendered images (default: 416x128)")
     add("--steps", type=int, default=300, help="training steps (default: %(default)s)")
     add("--share", type=float, default=0.6, help="first part that trains (default: %(default)s of the images)")
     add(
@@ -102,15 +102,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     return parser
-
-
-def _size(text: str) -> tuple[int, int]:
-    """`WxH` in pixels."""
-    try:
-        width, height = (int(side) for side in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: WIDTHxHEIGHT in pixels was expected, e.g. 416x128") from None
-    return width, height
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:

@@ -12,6 +12,7 @@ from coopnet_core.config import TrainConfig, preset_lines
 from coopnet_core.data.clips import PrepareOptions, Spec, neighbour_span
 from coopnet_core.data.prepare import SMALLEST_SIDE
 from coopnet_core.resources import SHIPPED_WEIGHTS
+from coopnet_ros.command import image_size
 
 DEFAULT_PRESET = "cpu-small"
 ADAPTATION = "config/adapt.yaml"
@@ -291,10 +292,7 @@ def _field_of_view(text: str) -> float:
 
 def _size(text: str) -> tuple[int, int]:
     """WxH, both multiples of 32 and large enough for the networks."""
-    try:
-        width, height = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, such as 416x128") from None
+    width, height = image_size(text)
     if min(width, height) < SMALLEST_SIDE or width % 32 or height % 32:
         raise argparse.ArgumentTypeError(f"{text}: both must be multiples of 32 from 64 up, such as 416x128")
     return width, height
