@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from coopnet_core.config import TrainConfig
 from coopnet_core.data.clips import PreparedData, Spec, count_targets, prepare_clips
+from coopnet_core.data.compressed_frames import CompressedFrames
 from coopnet_core.data.frames import Clip
 from coopnet_core.data.prepared_cache import PreparedCache, default_folder
 from coopnet_core.errors import DivergedError, UsageError
@@ -168,8 +169,15 @@ def _check_same_data(train_sha256: str, data: PreparedData, output: Path) -> Non
     from coopnet_core.checkpoint import read_metadata
     from coopnet_core.cotraining.run_folder import last_checkpoint
 
-    before = read_metadata(last_checkpoint(output)).data.get("train_sha256")
+    facts = read_metadata(last_checkpoint(output)).data
+    before, compressed = facts.get("train_sha256"), facts.get("frames_compressed", False)
     if before is not None and before != train_sha256:
+        if compressed != _compressed(data):
+            raise UsageError(
+                f"The frames of the run in {output} were {'' if compressed else 'not '}kept compressed, for want of "
+                f"room, and now they are{' not' if compressed else ''}. Resume with as much free memory and space in "
+                f"--cache and TMPDIR as then, or start a new run with --init {last_checkpoint(output)}."
+            )
         raise UsageError(
             f"The training frames are not those of the run in {output} ({sum(map(len, data.train))} frames now). "
             "Resume with the same recordings and data options, or start a new run from its weights with --init "
@@ -300,9 +308,15 @@ def _facts(data: PreparedData) -> dict[str, Any]:
             }
             for source in data.sources
         ],
+        "frames_compressed": _compressed(data),
         "train_sha256": _digest(data.train),
         "validation_sha256": _digest(data.validation),
     }
+
+
+def _compressed(data: PreparedData) -> bool:
+    """Whether any training frames are kept as JPEG, which changes them a little."""
+    return any(isinstance(clip.images, CompressedFrames) for clip in data.train)
 
 
 def _digest(clips: Sequence[Clip]) -> str:

@@ -7,7 +7,6 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
-from io import FileIO
 from typing import Any, overload
 
 import cv2
@@ -130,8 +129,8 @@ class _Content:
 
     def __init__(self, free_memory: Callable[[], int]) -> None:
         self._free_memory = free_memory
-        self._memory: FileIO | None = None
-        self._file: FileIO | None = None
+        self._memory: int | None = None
+        self._file: int | None = None
         self.in_memory = self._in_file = 0
 
     def append(self, content: bytes) -> int:
@@ -143,31 +142,36 @@ class _Content:
         # What is held is no longer free: while it is less than what still is, it is less than half of both.
         if self._file is None and self.in_memory + len(content) <= self._free_memory():
             if self._memory is None:
-                self._memory = self._owned(FileIO(os.memfd_create("coopnet_frames"), "r+"))
+                self._memory = self._owned(os.memfd_create("coopnet_frames"))
             _write_at(self._memory, content, self.in_memory)
             self.in_memory += len(content)
             return self.in_memory - len(content)
         if self._file is None:
-            self._file = self._owned(tempfile.TemporaryFile(prefix="coopnet_frames_", buffering=0))
+            with tempfile.TemporaryFile(prefix="coopnet_frames_", buffering=0) as file:
+                self._file = self._owned(os.dup(file.fileno()))
         _write_at(self._file, content, self._in_file)
         self._in_file += len(content)
         return self.in_memory + self._in_file - len(content)
 
     def read(self, offset: int, length: int) -> bytes:
-        """Bytes that were added by one call."""
+        """Bytes that were added by one call.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
         if offset < self.in_memory:
-            return os.pread(self._memory.fileno(), length, offset)
-        return os.pread(self._file.fileno(), length, offset - self.in_memory)
+            return os.pread(self._memory, length, offset)
+        return os.pread(self._file, length, offset - self.in_memory)
 
-    def _owned(self, file: FileIO) -> FileIO:
-        """A file that is closed, and so given back, together with this object."""
-        weakref.finalize(self, file.close)
-        return file
+    def _owned(self, descriptor: int) -> int:
+        """An open file that is closed, and so given back, together with this object."""
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
 
 
-def _write_at(file: FileIO, content: bytes, offset: int) -> None:
+def _write_at(descriptor: int, content: bytes, offset: int) -> None:
     """Write everything; a nearly full disk takes a part first."""
     rest = memoryview(content)
     while rest:
-        written = os.pwrite(file.fileno(), rest, offset)
+        written = os.pwrite(descriptor, rest, offset)
         rest, offset = rest[written:], offset + written

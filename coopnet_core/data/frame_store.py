@@ -84,6 +84,10 @@ class FrameBlock:
         """All so far, (N, H, W, 3) uint8, a view."""
         return self._frames[: self._count] if self._compressor is None else self._compressor.images()
 
+    def last(self) -> np.ndarray:
+        """The last of them as it was given, (H, W, 3) uint8."""
+        return self._frames[self._count - 1]
+
     def progress(self, so_far: object, broken_off: bool) -> None:
         """Nothing outlives the process."""
 
@@ -96,16 +100,18 @@ class FrameBlock:
             self._refusal = error.strerror or str(error)
             self._compressor = FrameCompressor(self._size, free_memory)
             self._compress(before)
-            self._frames = self._frames[:0].copy()  # lets go of the block
         else:
             self._frames[: self._count] = before
 
     def _compress(self, images: np.ndarray) -> None:
+        """Keep images compressed; as it was given only the last one."""
         for image in images:
             try:
                 self._compressor.append(image)
             except OSError as error:
                 raise UsageError(self._no_room(image, error)) from None
+        if len(images):
+            self._frames, self._count = images[-1:].copy(), 1
 
     def _no_room(self, image: np.ndarray, error: OSError) -> str:
         """The message where compressed frames have no room either, from this image on."""
@@ -138,9 +144,8 @@ def describe_place(frames: Images) -> str:
         )
     if not is_in_file(frames):
         return ""
-    return (
-        f"{in_words(frames.nbytes)} of frames are more than half of the free memory: they are kept in a file in {folder}"
-    )
+    size = in_words(frames.nbytes)
+    return f"{size} of frames are more than half of the free memory: they are kept in a file in {folder}"
 
 
 def is_in_file(frames: Images) -> bool:

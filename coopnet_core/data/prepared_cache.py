@@ -265,6 +265,10 @@ class _EntryWriter:
             return self._block.images()
         return _mapped(self._partial / FRAMES, self._count, self._size)
 
+    def last(self) -> np.ndarray:
+        """The last of them as it was given, (H, W, 3) uint8."""
+        return self.images()[-1] if self._block is None else self._block.last()
+
     def progress(self, so_far: Callable[[], Progress], broken_off: bool) -> None:
         """Keep every now and then what the next start needs to go on."""
         if self._block is not None or (time.monotonic() < self._next_save and not broken_off):

@@ -154,6 +154,10 @@ class FrameStore(Protocol):
         """All so far, (N, H, W, 3) uint8; there is at least one."""
         ...
 
+    def last(self) -> np.ndarray:
+        """The last of them as it was given, (H, W, 3) uint8: `images` may have lost a little of it."""
+        ...
+
     def progress(self, so_far: Callable[[], Progress], broken_off: bool) -> None:
         """Told after each frame, and once more where the pass is broken off, after which nothing follows."""
         ...
@@ -230,7 +234,7 @@ class _Reading:
         self._earlier = earlier
         self._done = (0, 0)
         if earlier:
-            still.moved(store.images()[-1])  # the next frame is compared with the last that was kept
+            still.moved(store.last())  # the next frame is compared with the last that was kept
 
     def add(self, frame: Frame) -> None:
         """Fit a frame and keep it unless it is still."""

@@ -1,4 +1,4 @@
-"""Local correlation of two feature maps in plain PyTorch: no extension to compile, exports to ONNX."""
+"""Local correlation of two feature maps in plain PyTorch: no extension to compile."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ def local_correlation(first: Tensor, second: Tensor, search_range: int) -> Tenso
     for dy in range(side):
         others = padded[:, :, dy : dy + height].permute(0, 2, 1, 3).reshape(batch * height, channels, padded_width)
         products = torch.bmm(rows, others)
-        # One element more per row turns the diagonal band into the first columns.
-        skewed = F.pad(products.flatten(1), (0, width)).view(batch * height, width, padded_width + 1)
-        bands.append(skewed[:, :, :side])
+        # One step down and one to the right at a time: the diagonal band, seen without a copy.
+        bands.append(products.as_strided((batch * height, width, side), (width * padded_width, padded_width + 1, 1)))
     stacked = torch.cat(bands, dim=2).view(batch, height, width, side * side)
     return stacked.permute(0, 3, 1, 2) / channels

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coopnet_core.config import FlowConfig
@@ -19,6 +18,7 @@ from coopnet_core.networks.correlation import local_correlation
 FINEST_STRIDE = 4
 _SLOPE = 0.1
 _FIRST_TEMPERATURE = 20.0
+_LEAST_SQUARED_LENGTH = 1e-24
 
 
 def _layer(channels_in: int, channels: int, stride: int = 1) -> nn.Sequential:
@@ -105,4 +105,6 @@ def _cosine_correlation(first: Tensor, second: Tensor, search_range: int) -> Ten
 def _unit(feature: Tensor) -> Tensor:
     """What all pixels have in common says nothing about where they went: remove it, then scale to length 1."""
     centred = feature.float() - feature.float().mean((2, 3), keepdim=True)
-    return F.normalize(centred, dim=1).to(feature.dtype)
+    # as F.normalize, which on a CPU takes several times as long
+    squared = centred.square().sum(1, keepdim=True)
+    return (centred * squared.clamp(min=_LEAST_SQUARED_LENGTH).rsqrt()).to(feature.dtype)

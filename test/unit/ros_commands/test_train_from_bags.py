@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +24,12 @@ from unit.bag_factory import IMAGE, IMAGE_TOPIC, recording, stamp, write_bag
 from coopnet_core.checkpoint import load_checkpoint, read_metadata
 from coopnet_core.config import load_config, preset_lines
 from coopnet_core.cotraining import trainer, training_report
+from coopnet_core.data.compressed_frames import FrameCompressor
+from coopnet_core.data.frames import Clip
 from coopnet_core.errors import DivergedError
+from coopnet_core.geometry.camera import Camera
 from coopnet_core.resources import shipped_file
-from coopnet_ros.train_from_bags import main
+from coopnet_ros.train_from_bags import _digest, main
 
 
 @dataclass
@@ -396,16 +402,25 @@ def test_what_was_gained_is_said(bag: Path, calls: Calls, capsys, tmp_path: Path
     assert said in capsys.readouterr().out
 
 
-def test_more_than_the_memory_and_the_disk(tmp_path: Path, calls: Calls, capsys, monkeypatch, bag: Path):
+@pytest.fixture
+def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No memory, and a folder for temporary files that has no room for the frames as they are."""
+
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("coopnet_core.data.frame_store.free_memory", lambda: 0)
     monkeypatch.setattr("coopnet_core.data.frame_store.os.posix_fallocate", refuse)
+
+
+def test_more_than_the_memory_and_the_disk(bag: Path, calls: Calls, capsys, monkeypatch, little_room: None):
+    assert run(bag, "--dry-run", "--no-cache") == 0  # compressed, they have room
+    full = partial(Path("/dev/full").open, "r+b")
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: full(buffering=0))
     said = refused(capsys, 2, bag, "--dry-run", "--no-cache")
-    assert "--frames A:B" in said
-    assert "No space left on device" in said
     assert run(bag, "--dry-run") == 0  # what is kept in the cache needs no memory
+    assert "--frames A:B" in said
+    assert said.count("No space left on device") == 2
 
 
 # With the real trainer
@@ -436,6 +451,41 @@ def test_train_then_resume(bag: Path, tmp_path: Path, capsys):
     assert [session["end"] for session in json.loads((output / "report.json").read_text())["sessions"]] == ["done"] * 2
     weights = output / "checkpoints" / "last.safetensors"
     assert run(bag, "-o", tmp_path / "next", "--init", weights, "--steps", 1, *TINY) == 0
+
+
+def test_compressed_frames_are_trained_on_and_resumed(
+    bag: Path, tmp_path: Path, capsys, little_room: None, monkeypatch
+):
+    output = tmp_path / "run"
+    assert run(bag, "-o", output, "--steps", 2, "--no-cache", *TINY) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "0.6 MB of frames are more than half of the free memory" in said
+    assert f"kept compressed, 0.2 MB in a file in {tempfile.gettempdir()}" in said
+    pictures = json.loads((output / "report.json").read_text())["pictures"]
+    assert pictures
+    assert all((output / path).stat().st_size for path, _ in pictures)
+    assert run(bag, "-o", output, "--resume", "--steps", 3, "--no-cache") == 0
+    records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert max(record["step"] for record in records) == 3
+    monkeypatch.undo()  # there is room again, and the frames are not quite the same
+    capsys.readouterr()
+    assert run(bag, "-o", output, "--resume", "--steps", 4, "--no-cache") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "were kept compressed, for want of room, and now they are not. Resume with as much free memory" in said
+
+
+def test_the_hash_of_clips_is_that_of_their_bytes(tmp_path: Path):
+    images = np.stack([make.picture(k) for k in range(7)])
+    images.tofile(tmp_path / "frames.u8")
+    mapped = np.asarray(np.memmap(tmp_path / "frames.u8", np.uint8, "r", shape=images.shape))
+    compressor = FrameCompressor((96, 64), lambda: 1 << 40)
+    for image in images:
+        compressor.append(image)
+    compressed = compressor.images()
+    camera = Camera(96, 64, 80.0, 80.0, 47.5, 31.5)
+    for kept, expected in ((images, images), (mapped, images), (compressed, np.stack(list(compressed)))):
+        clips = [Clip("", kept[start:stop], np.arange(start, stop), camera) for start, stop in ((0, 4), (4, 7))]
+        assert _digest(clips) == hashlib.sha256(expected.tobytes()).hexdigest()
 
 
 def test_ctrl_c_saves_and_can_be_resumed(bag: Path, tmp_path: Path):
