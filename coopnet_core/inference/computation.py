@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from coopnet_core.checkpoint import Checkpoint
 from coopnet_core.config import ErrorModelConfig
@@ -56,13 +56,17 @@ class Computation:
         """Of a checkpoint, on its device.
 
         Args:
-            loaded: networks and error model.
+            loaded: networks and error model; the weights of convolutions become what they are computed in.
             refine: one of `REFINE_CHOICES`.
             half: what the networks of depth and flow compute in; None: float32.
         """
         self._networks, self._error_model = loaded.networks, loaded.error_model
         self._error_config = ErrorModelConfig.model_validate(loaded.metadata.error_model_config)
         self._refine, self._half = refine, half
+        if half is not None:
+            for module in (*self._networks.depth.modules(), *self._networks.flow.modules()):
+                if isinstance(module, nn.Conv2d):
+                    module.to(half)  # once, or autocast does it for every image
 
     def __call__(
         self, image: Tensor, previous: Tensor | None, matrix: Tensor, *, outputs: frozenset[str], stands: bool
