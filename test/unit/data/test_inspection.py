@@ -475,8 +475,8 @@ def test_few_targets_and_the_cost_of_a_run(tmp_path: Path):
     assert cost.passes == config.steps * config.batch_size / 50
     assert cost.frames_mb == pytest.approx(2 * 30 * 96 * 64 * 3 / 1e6)
     full = training_cost(config, [])
-    # 36000 targets of .196 s at 416x128; the input here has 6144 pixels instead of 53248.
-    assert full.minutes_from_weights == pytest.approx(36000 * 0.196 / 60)
+    # 36000 targets of .115 s at 416x128; the input here has 6144 pixels instead of 53248.
+    assert full.minutes_from_weights == pytest.approx(36000 * 0.115 / 60)
     assert cost.minutes_from_weights == pytest.approx(full.minutes_from_weights * 6144 / 53248)
 
 
