@@ -58,6 +58,36 @@ def test_what_is_frozen_stays_to_the_bit_and_the_rest_learns(tmp_path, begun, fr
         assert len(changed) > 0.9 * len(learning)
 
 
+def _statistics(names: set[str]) -> set[str]:
+    return {name for name in names if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+
+
+def test_without_the_statistics_of_batches_the_running_ones_are_used_and_stay(tmp_path, begun):
+    def trained(folder: str, **stage: object) -> Path:
+        stages = [{"name": "together", "share": 1.0, "sources": 1, **stage}]
+        return train(tiny_config(fine_tuning=stages), [tiny_clip()], [], tmp_path / folder, init=begun).last
+
+    fixed = _changed(begun, trained("fixed", batch_statistics=False))
+    assert not _statistics(fixed)
+    assert fixed
+    everything = set(tiny_weights(begun))
+    assert _statistics(_changed(begun, trained("moving"))) == _statistics(everything)
+
+
+def test_stages_may_differ_in_their_statistics(tmp_path, begun):
+    """The first moves them, the second leaves them."""
+    stages = [
+        {"name": "moves", "share": 1.0, "sources": 1},
+        {"name": "leaves", "share": 1.0, "sources": 1, "batch_statistics": False},
+    ]
+    config = tiny_config(fine_tuning=stages, keep_last=9, checkpoint_every=1)
+    train(config, [tiny_clip()], [], tmp_path, init=begun)
+    first, middle, last = (tmp_path / "checkpoints" / f"step_{step:08d}.safetensors" for step in (1, 2, 4))
+    assert _statistics(_changed(first, middle))
+    assert not _statistics(_changed(middle, last))
+    assert _changed(middle, last)
+
+
 def test_nothing_of_what_is_frozen_is_in_the_optimiser():
     run = start(tiny_config(frozen=("depth.encoder", "flow")), [tiny_clip()], None, torch.device("cpu"))
     held = {id(parameter) for part in run.frozen for parameter in part.parameters}
