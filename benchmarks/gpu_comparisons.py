@@ -432,7 +432,8 @@ def _step_cases(device: torch.device, quick: bool) -> Iterator[Case]:
         config = _preset(preset)
         seen: list[StageConfig] = []
         for stage in (*config.stages, *config.fine_tuning):
-            kind = stage.model_copy(update={"name": "", "share": 1.0, "rate": 1.0})
+            # What the trainer alone attends to does not make another step.
+            kind = stage.model_copy(update={"name": "", "share": 1.0, "rate": 1.0, "batch_statistics": True})
             if kind not in seen:  # the last stage from nothing is often the only one of fine-tuning
                 seen.append(kind)
                 kinds.append((f"{preset}, stage {stage.name}", config.networks, config.loss, stage))
