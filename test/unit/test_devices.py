@@ -18,6 +18,14 @@ def test_devices():
             resolve_device("cuda")
 
 
+def test_a_gpu_always_has_its_number(monkeypatch):
+    """`torch.cuda.set_device`, which every thread that touches a GPU needs, refuses a device without one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda", 2)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+
+
 def test_half_precision_is_bfloat16_or_nothing():
     assert half_dtype(torch.device("cpu")) in {None, torch.bfloat16}
 
