@@ -36,6 +36,7 @@ from coopnet_core.data.frames import Clip
 from coopnet_core.data.rendered import SceneConfig, render_clip
 from coopnet_core.files import write_whole
 from coopnet_core.geometry.camera import Camera
+from coopnet_ros.command import image_size
 
 FIELDS_OF_VIEW = (60.0, 95.0)
 FRAMES = 12
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=Path(".cache/rendered"))
     parser.add_argument("--clips", type=int, default=240)
     parser.add_argument("--first-seed", type=int, default=1000)
-    parser.add_argument("--size", default="416x128")
+    parser.add_argument("--size", type=image_size, default=(416, 128), metavar="WxH")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that render")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
@@ -156,10 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     goes_on = options.resume or (options.slice_minutes is not None and done is not None)
     if goes_on and done is not None and done >= config.steps:
         return _conclude(options.output, config.steps, options.install, console)
-    width, height = (int(side) for side in options.size.split("x"))
     options.cache.mkdir(parents=True, exist_ok=True)
     seeds = range(options.first_seed, options.first_seed + options.clips)
-    clips = rendered_clips(seeds, options.cache, (width, height), options.workers, deadline, console)
+    clips = rendered_clips(seeds, options.cache, options.size, options.workers, deadline, console)
     if time.monotonic() > deadline:
         console.print(f"{len(clips)} of {len(seeds)} clips are rendered. The next call goes on.")
         return 0

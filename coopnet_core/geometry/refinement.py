@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coopnet_core.geometry.projection import MINIMUM_Z, pixel_grid, rays
+from coopnet_core.geometry.se3 import skew
 
 _DAMPING = 1e-3
 _LEAST_WEIGHT = 50.0
@@ -137,9 +138,10 @@ def refine_motion(
     for _ in range(iterations if prior is not None else 0):
         information, gradient = _posterior_equations(motion, matches, start)
         motion = _updated(motion, information + least, gradient)
-    information = _of_the_images(_normal_equations(motion, matches))[0]
-    if prior is not None:
-        information = information + _prior_equations(motion, start)[0]
+    if prior is None:
+        information, _ = _of_the_images(_normal_equations(motion, matches))
+    else:
+        information, _ = _posterior_equations(motion, matches, start)
     finite = torch.cat([motion.flatten(1), information.flatten(1)], dim=1).isfinite().all(1)
     usable = (finite & (matches.weights.sum(1) > _LEAST_WEIGHT)).view(-1, 1, 1)
     information = torch.where(usable, information, _prior_equations(start.motion, start)[0])
@@ -152,21 +154,16 @@ def _identity(size: int, like: Tensor) -> Tensor:
     return torch.eye(size, dtype=like.dtype, device=like.device)
 
 
-def _cross(first: Tensor, second: Tensor) -> Tensor:
-    """Cross products of (..., 3, 1) or (..., 1, 3) columns with the columns of (..., 3, 3), or the other way round."""
-    return torch.linalg.cross(*torch.broadcast_tensors(first, second), dim=-2)
-
-
 def _updated(motion: Tensor, hessian: Tensor, gradient: Tensor) -> Tensor:
     """A (B, 3, 4) motion after one step: the update is a small motion applied on the left.
 
     Its rotation is by Cayley's map: a rotation for any update, and the exponential to second order.
     """
     update = -torch.linalg.solve_ex(hessian, gradient)[0]
-    identity = _identity(3, motion)
     turn = update[:, 3:]
-    cross = _cross(turn, identity)
-    rotation = identity + torch.baddbmm(cross, cross, cross, alpha=0.5) / (1 + turn.square().sum(1, keepdim=True) / 4)
+    cross = skew(turn[:, :, 0])
+    stretch = 1 + turn.square().sum(1, keepdim=True) / 4
+    rotation = _identity(3, motion) + torch.baddbmm(cross, cross, cross, alpha=0.5) / stretch
     moved = rotation @ motion
     return torch.cat([moved[:, :, :3], moved[:, :, 3:] + update[:, :3]], dim=2)
 
@@ -234,14 +231,13 @@ def _start(motion: Tensor, prior: MotionPrior) -> _Start:
 
 def _prior_equations(motion: Tensor, start: _Start) -> tuple[Tensor, Tensor]:
     """Information (B, 6, 6) and gradient (B, 6, 1) of the distance of a motion from the one it began with."""
-    identity = _identity(3, motion)
     turned = motion[:, :, :3] @ start.motion[:, :, :3].transpose(1, 2)
     # half of what the odd part of a small rotation has in common with each axis's cross product
-    turn = 0.5 * turned.flatten(1) @ _cross(identity[:, :, None], identity).flatten(1).T
+    turn = 0.5 * turned.flatten(1) @ skew(_identity(3, motion)).flatten(1).T
     error = torch.cat([motion[:, :, 3] - start.motion[:, :, 3], turn], dim=1)[:, :, None]
     weighted = start.precision @ error
     trust = start.tolerance / (start.tolerance + error.transpose(1, 2) @ weighted)
     # the update (v, w) moves the translation by v + w x t, and turns by w
-    jacobian = _identity(6, motion) + F.pad(_cross(identity, motion[:, :, 3:]), (3, 0, 0, 3))
+    jacobian = _identity(6, motion) + F.pad(-skew(motion[:, :, 3]), (3, 0, 0, 3))
     transposed = trust * jacobian.transpose(1, 2)
     return transposed @ start.precision @ jacobian, transposed @ weighted

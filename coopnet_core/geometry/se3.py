@@ -8,9 +8,8 @@ from torch import Tensor
 
 def skew(vector: Tensor) -> Tensor:
     """Cross-product matrices of (..., 3) vectors: (..., 3, 3), which applied to b give a x b."""
-    x, y, z = vector.unbind(-1)
-    zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*vector.shape[:-1], 3, 3)
+    axes = torch.eye(3, dtype=vector.dtype, device=vector.device).expand(*vector.shape[:-1], 3, 3)
+    return torch.linalg.cross(vector[..., None].expand_as(axes), axes, dim=-2)
 
 
 def rotation_from_axis_angle(axis_angle: Tensor) -> Tensor:
