@@ -254,10 +254,15 @@ class CoopnetNode(LifecycleNode):
         return super().on_error(state)
 
     def destroy_node(self) -> None:
-        """End the worker before what it publishes on goes away."""
+        """End the worker before what it publishes on goes away, and leave the graph at once.
+
+        rclpy 7 leaves the state machine to the garbage collector: until it comes by, the graph shows a node that is
+        no more.
+        """
         self._release()
         self._clock_jumps.unregister()
         super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
 
     def _release(self) -> None:
         self._unsubscribe()

@@ -242,6 +242,21 @@ def test_cleanup_frees_the_networks(make_rig):
     assert not any(thread.name == "coopnet-worker" for thread in threading.enumerate())
 
 
+def test_a_destroyed_node_leaves_the_graph_at_once(ros):
+    """Without the garbage collector, which in a large process may not come for minutes."""
+    looker = Node("looker")
+    gc.disable()
+    try:
+        node = CoopnetNode([Parameter("autostart", value=True)], lambda request: StubPredictor())
+        assert node.start()
+        assert "coopnet" in looker.get_node_names()
+        node.destroy_node()
+        assert "coopnet" not in looker.get_node_names()
+    finally:
+        gc.enable()
+        looker.destroy_node()
+
+
 def test_a_pause_lasts_until_the_node_is_deactivated(make_rig):
     rig = make_rig()
     assert rig.call(SetBool, "enable", SetBool.Request(data=False)).success
