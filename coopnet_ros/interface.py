@@ -80,7 +80,8 @@ TOPICS: tuple[TopicSpec, ...] = (
         "in",
         "/tf_static",
         _TRANSFORMS,
-        "The mounting of the camera on the robot (and `/tf`, where parts of it are not static).",
+        "The mounting of the camera on the robot (and `/tf`, where it hangs on joints: then as it was at the time of "
+        "each image).",
         condition="base_to_camera.source: tf or auto",
     ),
     TopicSpec(

@@ -6,7 +6,7 @@ import importlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,10 @@ from rclpy.node import Node
 from rclpy.time import Time
 
 from coopnet_core.errors import UsageError
+from coopnet_ros.messages import to_nanoseconds
+from coopnet_ros.mounting import Mounting
 from coopnet_ros.odometry import quaternion_from_matrix, transform
+from coopnet_ros.sequence import seconds
 
 TF, PARAMETERS, WAITING = "tf", "parameters", "waiting"
 """Where a mounting comes from; waiting: TF may still deliver it."""
@@ -28,6 +31,8 @@ _MOST_FRAMES = 32
 """Camera frames remembered: more are not cameras, but frame_ids that change with every image."""
 _SAME_WITHIN = 1e-3
 """Metres and sines of angles: mountings that differ by less are not worth a word."""
+_LATE_S = 0.1
+"""Where TF has nothing for the time of an image, and its newest is farther away than this, the user is told."""
 
 
 def import_tf2_ros() -> Any | None:
@@ -39,29 +44,29 @@ def import_tf2_ros() -> Any | None:
 
 
 @dataclass
-class _Mounting:
+class _Known:
     """What is known of one camera frame.
 
     Attributes:
         first_asked: when, seconds of the clock.
-        T_base_camera: (4, 4), None while it is not known.
+        mounting: None while it is not known.
         source: TF, PARAMETERS or WAITING.
         next_look: when TF is looked at again.
         said: what the user has been told of it.
     """
 
     first_asked: float
-    T_base_camera: np.ndarray | None = None
+    mounting: Mounting | None = None
     source: str = WAITING
     next_look: float = 0.0
     said: set[str] = field(default_factory=set)
 
 
 class CameraMount:
-    """Gives T_base_camera of each camera frame; says once what is amiss with it.
+    """Gives the mounting of each camera frame; says once what is amiss with it.
 
     TF is heard in the node's executor, and looked at by whoever asks: about once per second, so that what appears late
-    or changes is honoured. `transform_to` is for one thread.
+    or changes is honoured, and for every image of a camera that moves on the robot. `at` is for one thread.
     """
 
     def __init__(
@@ -94,7 +99,7 @@ class CameraMount:
         self._timeout_s = timeout_s
         self._warn = warn
         self._clock = clock
-        self._mountings: dict[str, _Mounting] = {}
+        self._cameras: dict[str, _Known] = {}
         self._buffer = self._listener = None
         self._tf2_ros = import_tf2_ros() if source != PARAMETERS else None
         if self._tf2_ros is not None:
@@ -120,30 +125,37 @@ class CameraMount:
             self._listener.unregister()
         self._listener = None
 
-    def transform_to(self, camera_frame: str, aloud: bool = True) -> np.ndarray | None:
-        """T_base_camera, (4, 4), or None while TF may still deliver it. The same array as long as it does not change.
+    def at(self, camera_frame: str, stamp_ns: int, aloud: bool = True) -> Mounting | None:
+        """The mounting at the time of an image, None while TF may still deliver it.
+
+        The same object as long as the camera does not move on the robot, and nothing new is known. Where TF has not the
+        time of the image, it is the newest that it has.
 
         Args:
             camera_frame: frame_id of the images.
+            stamp_ns: time of the image.
             aloud: whether anybody needs it, and is to be told what is amiss.
         """
-        mounting = self._mountings.get(camera_frame) or self._first_of(camera_frame)
-        if self._buffer is not None and self._clock() >= mounting.next_look:
-            self._look(camera_frame, mounting, aloud)
-        self._state = mounting.source
-        return mounting.T_base_camera
+        known = self._cameras.get(camera_frame) or self._first_of(camera_frame)
+        if self._buffer is not None and self._clock() >= known.next_look:
+            self._look(camera_frame, known, aloud)
+        if known.mounting is not None and known.mounting.moves:
+            self._look_at(stamp_ns, camera_frame, known, aloud)
+        self._state = known.source
+        return known.mounting
 
-    def _first_of(self, camera_frame: str) -> _Mounting:
+    def _first_of(self, camera_frame: str) -> _Known:
         """A camera that was never asked for."""
-        if len(self._mountings) >= _MOST_FRAMES:
-            self._mountings.pop(next(iter(self._mountings)))
+        if len(self._cameras) >= _MOST_FRAMES:
+            self._cameras.pop(next(iter(self._cameras)))
         now = self._clock()
-        listening = self._buffer is not None
-        mounting = _Mounting(now, next_look=now) if listening else _Mounting(now, self._fallback, PARAMETERS)
-        self._mountings[camera_frame] = mounting
-        return mounting
+        known = _Known(now, next_look=now)
+        if self._buffer is None:
+            known = _Known(now, Mounting(self._fallback, camera_frame), PARAMETERS)
+        self._cameras[camera_frame] = known
+        return known
 
-    def _look(self, camera_frame: str, mounting: _Mounting, aloud: bool) -> None:
+    def _look(self, camera_frame: str, known: _Known, aloud: bool) -> None:
         """Take what TF has; where it has nothing for too long, the parameters (auto) or nothing yet (tf)."""
         now = self._clock()
         link = f"{self._base_frame} -> {camera_frame or '(the images have no frame_id)'}"
@@ -152,44 +164,75 @@ class CameraMount:
         except self._tf2_ros.TransformException as error:
             found, problem = None, f"TF has no {link} ({str(error).strip(' .')})"
         else:
-            found, problem = _rigid(stamped.transform), f"TF has no usable {link}"
+            found, problem = _mounting(stamped, camera_frame), f"TF has no usable {link}"
             if found is None and aloud:
-                self._say_unusable(link, mounting, stamped.transform)
+                self._say_unusable(link, known, stamped.transform)
         if found is not None:
-            self._take(found, link, mounting, aloud)
-        elif mounting.source != TF and now - mounting.first_asked > self._timeout_s:
-            self._do_without(problem, mounting, aloud)
-        mounting.next_look = now + (LOOK_FIRST_EVERY_S if mounting.T_base_camera is None else LOOK_EVERY_S)
+            self._take(found, link, known, aloud)
+        elif known.source != TF and now - known.first_asked > self._timeout_s:
+            self._do_without(problem, camera_frame, known, aloud)
+        known.next_look = now + (LOOK_FIRST_EVERY_S if known.mounting is None else LOOK_EVERY_S)
 
-    def _take(self, found: np.ndarray, link: str, mounting: _Mounting, aloud: bool) -> None:
-        """Use a transform of TF from now on."""
-        before, source = mounting.T_base_camera, mounting.source
-        if source == TF and np.array_equal(found, before):
+    def _look_at(self, stamp_ns: int, camera_frame: str, known: _Known, aloud: bool) -> None:
+        """Take what TF has for the time of an image, else its newest."""
+        link = (self._base_frame, camera_frame)
+        try:
+            stamped = self._buffer.lookup_transform(*link, Time(nanoseconds=stamp_ns))
+        except self._tf2_ros.TransformException:
+            try:
+                stamped = self._buffer.lookup_transform(*link, Time())
+            except self._tf2_ros.TransformException:
+                return
+            late_s = seconds(stamp_ns - to_nanoseconds(stamped.header.stamp))
+            if aloud and abs(late_s) > _LATE_S:
+                self._say_late(late_s, camera_frame, known)
+        found = _mounting(stamped, camera_frame)
+        if found is not None:
+            known.mounting = replace(found, moves=True)
+
+    def _take(self, found: Mounting, link: str, known: _Known, aloud: bool) -> None:
+        """Use what TF has from now on."""
+        before, source = known.mounting, known.source
+        T, T_before = found.T_base_camera, None if before is None else before.T_base_camera
+        if source == TF and found.moves == before.moves and np.array_equal(T, T_before):
             return
-        mounting.T_base_camera, mounting.source = found, TF
-        if before is None or np.allclose(found, before, rtol=0, atol=_SAME_WITHIN):
+        known.mounting, known.source = found, TF
+        if before is None or found.carries_on(before) or np.allclose(T, T_before, rtol=0, atol=_SAME_WITHIN):
             return
-        if source == PARAMETERS and "missing" in mounting.said:
+        if source == PARAMETERS and "missing" in known.said:
             self._warn(
-                f"TF has {link} now, {_in_words(found)}, and takes over from the parameters base_to_camera, "
-                f"{_in_words(before)}, which differ. ~/odom goes on from its present pose. For a path that is right "
+                f"TF has {link} now, {_in_words(T)}, and takes over from the parameters base_to_camera, "
+                f"{_in_words(T_before)}, which differ. ~/odom goes on from its present pose. For a path that is right "
                 "from the beginning raise base_to_camera.timeout, or correct the parameters."
             )
-        elif source == TF and aloud and "changed" not in mounting.said:
-            mounting.said.add("changed")
+        elif source == TF and aloud and "changed" not in known.said:
+            known.said.add("changed")
             self._warn(
-                f"TF has changed {link} from {_in_words(before)} to {_in_words(found)}: ~/odom goes on from its "
-                "present pose with the new mounting. While a camera is being turned on the robot, ~/odom takes that "
-                "for the robot's motion. Later changes are followed without a word."
+                f"TF has changed {link} from {_in_words(T_before)} to {_in_words(T)}, without a time: ~/odom goes on "
+                "from its present pose with the new mounting, as if the old one had been wrong. Of a camera that is "
+                "turned on the robot TF must tell when (/tf with stamps, not /tf_static). Later changes are followed "
+                "without a word."
             )
 
-    def _say_unusable(self, link: str, mounting: _Mounting, values: Transform) -> None:
-        """TF has a transform that is none."""
-        if "unusable" in mounting.said:
+    def _say_late(self, late_s: float, camera_frame: str, known: _Known) -> None:
+        """The time of the image is none that TF knows."""
+        if "late" in known.said:
             return
-        mounting.said.add("unusable")
+        known.said.add("late")
+        self._warn(
+            f"{camera_frame} moves on the robot, and TF has nothing for the time of its images: the newest is "
+            f"{abs(late_s):.2f} s {'older' if late_s > 0 else 'newer'}, and is used. While the camera turns, ~/odom is "
+            "wrong by what it turned in between. Publish the joints more often, or compare the clocks of camera and "
+            "joints."
+        )
+
+    def _say_unusable(self, link: str, known: _Known, values: Transform) -> None:
+        """TF has a transform that is none."""
+        if "unusable" in known.said:
+            return
+        known.said.add("unusable")
         t, r = values.translation, values.rotation
-        waiting = mounting.T_base_camera is None
+        waiting = known.mounting is None
         self._warn(
             f"TF says {link} is translation {(t.x, t.y, t.z)}, rotation {(r.x, r.y, r.z, r.w)} (x y z w): finite "
             "numbers and a quaternion that is not zero were expected. "
@@ -197,13 +240,13 @@ class CameraMount:
             "rotation needs w = 1), or set base_to_camera.source to parameters."
         )
 
-    def _do_without(self, problem: str, mounting: _Mounting, aloud: bool) -> None:
+    def _do_without(self, problem: str, camera_frame: str, known: _Known, aloud: bool) -> None:
         """TF has had its time: use the parameters (auto) or keep waiting (tf)."""
         if self._source != TF:
-            mounting.T_base_camera, mounting.source = self._fallback, PARAMETERS
-        if not aloud or "missing" in mounting.said:
+            known.mounting, known.source = Mounting(self._fallback, camera_frame), PARAMETERS
+        if not aloud or "missing" in known.said:
             return
-        mounting.said.add("missing")
+        known.said.add("missing")
         if self._source == TF:
             self._warn(
                 f"{problem}: ~/odom waits for it. Publish it (robot_state_publisher, static_transform_publisher), or "
@@ -269,6 +312,12 @@ class TransformPublisher:
         target.x, target.y, target.z = pose.position.x, pose.position.y, pose.position.z
         stamped.transform.rotation = pose.orientation
         broadcaster.sendTransform(stamped)
+
+
+def _mounting(stamped: TransformStamped, camera_frame: str) -> Mounting | None:
+    """What TF says of a camera; None where that is no transform. Of what never moves TF tells no time."""
+    T = _rigid(stamped.transform)
+    return None if T is None else Mounting(T, camera_frame, moves=to_nanoseconds(stamped.header.stamp) != 0)
 
 
 def _rigid(values: Transform) -> np.ndarray | None:

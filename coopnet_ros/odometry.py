@@ -6,7 +6,7 @@ scale is not known, the networks' unit stands for the metre.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -266,28 +266,6 @@ class PoseIntegrator:
             pose_uncertainty=self._uncertainty.copy(),
             twist_uncertainty=np.zeros((6, 6)) if twist_uncertainty is None else twist_uncertainty,
         )
-
-
-def in_robot_frame(estimate: OdometryEstimate, T_base_camera: np.ndarray) -> OdometryEstimate:
-    """The camera's estimate as the robot's: odom is base_link at the first frame, x ahead, y left, z up.
-
-    Where the estimate is not in metres, only the rotation of the mounting is used: a lever arm in metres means nothing
-    beside a translation in another unit.
-
-    Args:
-        estimate: pose and twist of the optical frame.
-        T_base_camera: (4, 4) pose of the optical frame in base_link.
-    """
-    if not estimate.metric:
-        T_base_camera = rotation_only(T_base_camera)
-    to_base = adjoint(T_base_camera)
-    return replace(
-        estimate,
-        pose=T_base_camera @ estimate.pose @ inverse(T_base_camera),
-        twist=to_base @ estimate.twist,
-        pose_uncertainty=to_base @ estimate.pose_uncertainty @ to_base.T,
-        twist_uncertainty=to_base @ estimate.twist_uncertainty @ to_base.T,
-    )
 
 
 def scaled(T: np.ndarray, factor: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from coopnet_core.errors import CoopnetError
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.prediction import MOTION, Prediction, Predictor
 from coopnet_ros.diagnostics import Statistics
+from coopnet_ros.mounting import Mounting
 from coopnet_ros.odometry import (
     MotionNoise,
     OdometryEstimate,
@@ -79,12 +81,14 @@ class StepResult:
         odometry: in the camera's optical frame; None when the motion was not wanted.
         link: how the frame stood to the one before it.
         camera_changed: the camera differs from that of the frame before.
+        mounting: of the camera at that frame; None where it is not known, or nobody needs it.
         notices: (key, sentence) of what the user should be told.
     """
 
     prediction: Prediction
     scale: ScaleState
     odometry: OdometryEstimate | None
+    mounting: Mounting | None
     link: Link
     camera_changed: bool
     notices: tuple[tuple[str, str], ...]
@@ -137,14 +141,19 @@ class Pipeline:
         self._statistics.count("resets")
 
     def step(
-        self, frame: Frame, outputs: frozenset[str], T_base_camera: np.ndarray | None = None, epoch: int = 0
+        self,
+        frame: Frame,
+        outputs: frozenset[str],
+        mounting_of: Callable[[], Mounting | None] = lambda: None,
+        epoch: int = 0,
     ) -> StepResult:
         """Process the next frame.
 
         Args:
             frame: a frame with a camera.
             outputs: what is wanted, of `prediction.ALL_OUTPUTS`; what the scale needs comes on top.
-            T_base_camera: (4, 4) mounting of the camera, for a measured scale; None where it is not known.
+            mounting_of: gives the mounting of the camera at that frame, None where it is not known; asked after the
+                networks, when what TF says of the time of the image has had time to arrive.
             epoch: frames of two epochs are no pair, though the later one may have the later stamp: time went back and
                 on while this pipeline was busy.
 
@@ -165,7 +174,8 @@ class Pipeline:
             prediction = replace(prediction, T_previous_current=None, motion_covariance=None)
         self._previous_ns, self._epoch = frame.stamp_ns, epoch
         self._camera = frame.camera
-        scale = self._estimator.update(prediction, T_base_camera)
+        mounting = mounting_of()
+        scale = self._estimator.update(prediction, mounting)
         notices += self._scale_notices(scale)
         self._metres_per_unit = scale.value
         self._integrator.use_scale(scale.value, scale.spread)
@@ -173,7 +183,7 @@ class Pipeline:
         if odometry is not None:
             self._statistics.track(odometry.lost)
         prediction = limit_depth(apply_scale(prediction, scale.value), self.settings)
-        return StepResult(prediction, scale, odometry, link, changed, notices)
+        return StepResult(prediction, scale, odometry, mounting, link, changed, notices)
 
     def _motion_notice(self, prediction: Prediction, is_expected: bool) -> tuple[str, str] | None:
         """Why there is no motion that can be used; None where there is one, or none is expected."""

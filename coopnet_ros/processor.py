@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
 from coopnet_core.data.encodings import MalformedImageError, UnsupportedEncodingError
@@ -18,6 +17,7 @@ from coopnet_core.inference.prediction import MOTION, Prediction
 from coopnet_ros.diagnostics import REJECT_REASONS, Statistics
 from coopnet_ros.messages import pixels_of, to_nanoseconds
 from coopnet_ros.mount import CameraMount, TransformPublisher
+from coopnet_ros.mounting import Mounting
 from coopnet_ros.notifier import Notifier
 from coopnet_ros.odometry import MotionNoise, OdometryEstimate
 from coopnet_ros.outputs import Outputs, OutputSettings
@@ -146,15 +146,15 @@ class Processor:
         frame = self.last_frame = self._frame_of(item)
         decoded = time.perf_counter()
         self._follow_camera(frame.frame_id)
-        T_base_camera = self._mounting_of(frame.frame_id, wanted)
-        result = self._pipeline.step(frame, wanted, T_base_camera, item.epoch)
+        result = self._pipeline.step(frame, wanted, lambda: self._mounting_of(frame, wanted), item.epoch)
         for key, text in result.notices:
             self._notifier.notify(key, text)
         self._robot.use_scale(result.scale.value)
         predicted = time.perf_counter()
         self._outputs.publish(result.prediction, frame.frame_id, self._output_settings)
-        if result.odometry is not None and T_base_camera is not None:
-            self._publish_odometry(result.prediction, self._robot.update(result.odometry, T_base_camera))
+        if result.odometry is not None and result.mounting is not None:
+            robot = self._robot.update(result.odometry, result.mounting, frame.stamp_ns)
+            self._publish_odometry(result.prediction, robot)
         if result.scale.value is not None:
             self._scale_was_known = True
         elif not self._scale_was_known:  # otherwise the pipeline's notice says what changed
@@ -206,12 +206,12 @@ class Processor:
             "node.",
         )
 
-    def _mounting_of(self, frame_id: str, wanted: frozenset[str]) -> np.ndarray | None:
-        """T_base_camera, (4, 4); None where it is not known yet, or nobody needs it."""
+    def _mounting_of(self, frame: Frame, wanted: frozenset[str]) -> Mounting | None:
+        """Of the camera at the time of a frame; None where it is not known yet, or nobody needs it."""
         measured = self._pipeline.settings.scale.is_measured
         if not measured and MOTION not in wanted:
             return None
-        return self._mount.transform_to(frame_id, aloud=measured or self._is_pose_wanted())
+        return self._mount.at(frame.frame_id, frame.stamp_ns, aloud=measured or self._is_pose_wanted())
 
     def _is_pose_wanted(self) -> bool:
         return self._outputs.is_wanted("~/odom") or self._transforms.is_open

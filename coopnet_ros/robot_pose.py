@@ -1,4 +1,4 @@
-"""The robot's path from the camera's, with a mounting that may become another on the way. Pure numpy."""
+"""The robot's path from the camera's, with a mounting that may move, or become another on the way. Pure numpy."""
 
 from __future__ import annotations
 
@@ -6,52 +6,68 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from coopnet_ros.odometry import OdometryEstimate, in_robot_frame, inverse, scaled
+from coopnet_ros.mounting import Mounting
+from coopnet_ros.odometry import (
+    OdometryEstimate,
+    adjoint,
+    exponential,
+    inverse,
+    logarithm,
+    rotation_only,
+    scaled,
+)
+from coopnet_ros.sequence import seconds
 
 
 @dataclass(frozen=True)
-class _Base:
-    """Pose of the robot in the odometry frame.
+class _Placed:
+    """A pose in the odometry frame.
 
     Its translation is the sum of two parts, because they have different units until the scale is known.
 
     Attributes:
         rotation: (3, 3).
         path: (3,) what the camera's path makes of it, in the estimate's unit.
-        lever: (3,) what the distance between camera and robot adds in turns, metres.
+        lever: (3,) what the distances between camera and robot make of it, metres.
     """
 
     rotation: np.ndarray
     path: np.ndarray
     lever: np.ndarray
 
-    def moved(self, motion: np.ndarray, T_base_camera: np.ndarray) -> _Base:
-        """After a motion (4, 4) of a camera that is mounted so."""
-        mount, arm = T_base_camera[:3, :3], T_base_camera[:3, 3]
-        turn = mount @ motion[:3, :3] @ mount.T
-        return _Base(
-            rotation=self.rotation @ turn,
-            path=self.path + self.rotation @ mount @ motion[:3, 3],
-            lever=self.lever + self.rotation @ (arm - turn @ arm),
-        )
+    def after(self, T: np.ndarray) -> _Placed:
+        """This pose times a part of the camera's path, (4, 4)."""
+        return _Placed(self.rotation @ T[:3, :3], self.path + self.rotation @ T[:3, 3], self.lever)
+
+    def across(self, T: np.ndarray) -> _Placed:
+        """This pose times a mounting or its inverse, (4, 4)."""
+        return _Placed(self.rotation @ T[:3, :3], self.path, self.lever + self.rotation @ T[:3, 3])
+
+    def matrix(self, metric: bool) -> np.ndarray:
+        """(4, 4); a lever arm in metres means nothing beside a path in another unit."""
+        result = np.eye(4)
+        result[:3, :3] = self.rotation
+        result[:3, 3] = self.path + self.lever if metric else self.path
+        return result
 
 
 class RobotPose:
-    """Turns the camera's estimates into the robot's, like `in_robot_frame` as long as the mounting stays the same.
+    """Turns the camera's estimates into the robot's: odom is base_link at the first frame, x ahead, y left, z up.
 
-    Where the mounting becomes another (TF is heard late, the camera is calibrated again, the images are those of
-    another camera), the robot has not moved by that: the pose goes on from where it was at the last estimate, and the
-    camera's motion from there on is taken through the new mounting.
+    The robot is at T_odom_origin T_origin_camera T_base_camera^-1, origin being where the camera's path began. A camera
+    that moves on the robot (`Mounting.carries_on`) changes the last factor alone. Where the mounting becomes another in
+    any other way (TF is heard late, the camera is calibrated again, the images are those of another camera), the robot
+    has not moved by that: its pose goes on from where it was at the last estimate, and so it does where it is lost,
+    which sees nothing of what the camera did meanwhile.
     """
 
     def __init__(self) -> None:
         """The robot is at the origin, where the camera was first."""
-        self._T_base_camera: np.ndarray | None = None
         self._metric = False
-        # robot and camera where the present mounting began to count
-        self._base = _Base(np.eye(3), np.zeros(3), np.zeros(3))
+        self._origin: _Placed | None = None
+        self._mounting: Mounting | None = None
         self._camera = np.eye(4)
-        self._last_camera = np.eye(4)
+        self._stamp_ns = 0
 
     def use_scale(self, metres_per_unit: float | None) -> None:
         """Follow `PoseIntegrator.use_scale`, which multiplies the path so far by the first scale.
@@ -62,30 +78,49 @@ class RobotPose:
         if self._metric or metres_per_unit is None:
             return
         self._metric = True
-        self._base = replace(self._base, path=self._base.path * metres_per_unit)
         self._camera = scaled(self._camera, metres_per_unit)
-        self._last_camera = scaled(self._last_camera, metres_per_unit)
+        if self._origin is not None:
+            self._origin = replace(self._origin, path=self._origin.path * metres_per_unit)
 
-    def update(self, estimate: OdometryEstimate, T_base_camera: np.ndarray) -> OdometryEstimate:
+    def update(self, estimate: OdometryEstimate, mounting: Mounting, stamp_ns: int) -> OdometryEstimate:
         """The robot's estimate: pose in the odometry frame (base_link at the first frame), twist in base_link.
 
-        As in `in_robot_frame`, lever arms count only where the estimate is in metres; then they count from the
-        beginning.
+        Lever arms count only where the estimate is in metres; then they count from the beginning.
 
         Args:
             estimate: pose and twist of the optical frame, of `PoseIntegrator`.
-            T_base_camera: (4, 4) pose of the optical frame in base_link.
+            mounting: of the camera at that time.
+            stamp_ns: that time.
         """
-        if self._T_base_camera is not None and not np.array_equal(T_base_camera, self._T_base_camera):
-            self._base = self._base_at(self._last_camera)
-            self._camera = self._last_camera
-        self._T_base_camera = T_base_camera
-        self._last_camera = estimate.pose
-        base = self._base_at(estimate.pose)
-        pose = np.eye(4)
-        pose[:3, :3] = base.rotation
-        pose[:3, 3] = base.path + base.lever if estimate.metric else base.path
-        return replace(in_robot_frame(estimate, T_base_camera), pose=pose)
+        before, now = self._mounting, mounting.T_base_camera
+        if before is None:
+            self._origin = _Placed(np.eye(3), np.zeros(3), np.zeros(3)).across(now)
+        elif estimate.lost or not mounting.carries_on(before):
+            self._keep_robot(before.T_base_camera, now)
+        to_base = adjoint(now if estimate.metric else rotation_only(now))
+        to_odom = adjoint(self._origin.matrix(estimate.metric))
+        twist = to_base @ estimate.twist
+        if before is not None and mounting.carries_on(before) and not estimate.lost and stamp_ns > self._stamp_ns:
+            twist = _twist_between(before, mounting, estimate, seconds(stamp_ns - self._stamp_ns))
+        self._mounting, self._camera, self._stamp_ns = mounting, estimate.pose, stamp_ns
+        return replace(
+            estimate,
+            pose=self._origin.after(estimate.pose).across(inverse(now)).matrix(estimate.metric),
+            twist=twist,
+            pose_uncertainty=to_odom @ estimate.pose_uncertainty @ to_odom.T,
+            twist_uncertainty=to_base @ estimate.twist_uncertainty @ to_base.T,
+        )
 
-    def _base_at(self, camera: np.ndarray) -> _Base:
-        return self._base.moved(inverse(self._camera) @ camera, self._T_base_camera)
+    def _keep_robot(self, before: np.ndarray, now: np.ndarray) -> None:
+        """Move the origin so that the robot stays where it was, though its camera is mounted otherwise."""
+        if not np.array_equal(before, now):
+            robot = self._origin.after(self._camera).across(inverse(before))
+            self._origin = robot.across(now).after(inverse(self._camera))
+
+
+def _twist_between(before: Mounting, now: Mounting, estimate: OdometryEstimate, interval_s: float) -> np.ndarray:
+    """(6,) of the robot, under a camera that has moved on it by itself as well."""
+    first, last = before.T_base_camera, now.T_base_camera
+    if not estimate.metric:
+        first, last = rotation_only(first), rotation_only(last)
+    return logarithm(first @ exponential(interval_s * estimate.twist) @ inverse(last)) / interval_s

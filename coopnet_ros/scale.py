@@ -15,6 +15,7 @@ import numpy as np
 
 from coopnet_core.inference.prediction import DEPTH, FLOW, MASK, MOTION, Prediction
 from coopnet_ros.ground_plane import find_ground
+from coopnet_ros.mounting import Mounting
 from coopnet_ros.odometry import inverse, is_rigid, rotation_vector
 from coopnet_ros.scale_tracker import FEWEST_SAMPLES, NoSampleError, ScaleTracker
 from coopnet_ros.sequence import seconds
@@ -99,12 +100,12 @@ class ScaleEstimator(Protocol):
     def needs(self, outputs: frozenset[str]) -> frozenset[str]:
         """What the predictor must compute for it beside these outputs, of `prediction.ALL_OUTPUTS`."""
 
-    def update(self, prediction: Prediction, T_base_camera: np.ndarray | None) -> ScaleState:
+    def update(self, prediction: Prediction, mounting: Mounting | None) -> ScaleState:
         """The scale of this frame.
 
         Args:
             prediction: in the networks' unit.
-            T_base_camera: (4, 4) mounting of the camera, None where it is not known (yet).
+            mounting: of the camera at that time, None where it is not known (yet).
         """
 
 
@@ -132,7 +133,7 @@ class StatedScale:
         """Nothing."""
         return frozenset()
 
-    def update(self, prediction: Prediction, T_base_camera: np.ndarray | None) -> ScaleState:
+    def update(self, prediction: Prediction, mounting: Mounting | None) -> ScaleState:
         """The same at every frame."""
         if self._settings.source == FIXED:
             return ScaleState(FIXED, self._settings.fixed)
@@ -155,13 +156,13 @@ class _MeasuredScale(ABC):
         self._settings = settings
         self._tracker.window_s, self._tracker.max_age_s = settings.window_s, settings.max_age_s
 
-    def update(self, prediction: Prediction, T_base_camera: np.ndarray | None) -> ScaleState:
+    def update(self, prediction: Prediction, mounting: Mounting | None) -> ScaleState:
         """Take what this frame gives, and the median of all."""
         self._tracker.tick(prediction.stamp_ns)
-        if T_base_camera is None:
+        if mounting is None:
             self._no_sample = "the mounting of the camera is not known yet (TF)"
         else:
-            self._measure(prediction, T_base_camera)
+            self._measure(prediction, mounting)
         value, spread, reason = None, 0.0, ""
         try:
             value, spread = self._tracker.estimate()
@@ -171,7 +172,7 @@ class _MeasuredScale(ABC):
         return ScaleState(self._settings.source, value, spread, self._tracker.age_s, self._tracker.samples, reason)
 
     @abstractmethod
-    def _measure(self, prediction: Prediction, T_base_camera: np.ndarray) -> None:
+    def _measure(self, prediction: Prediction, mounting: Mounting) -> None:
         """Call `_sample` for each sample, `_decline` where there is none."""
 
     def _sample(self, metres_per_unit: float) -> None:
@@ -191,10 +192,11 @@ class CameraHeightScale(_MeasuredScale):
             return frozenset()
         return frozenset({DEPTH, MASK}) if outputs & {MOTION, FLOW, MASK} else frozenset({DEPTH})
 
-    def _measure(self, prediction: Prediction, T_base_camera: np.ndarray) -> None:
+    def _measure(self, prediction: Prediction, mounting: Mounting) -> None:
         if prediction.depth is None:
             return
         probability = prediction.motion_probability
+        T_base_camera = mounting.T_base_camera
         moving = None if probability is None else probability >= self._settings.motion_threshold
         try:
             height = self._height(T_base_camera)
@@ -215,11 +217,13 @@ class CameraHeightScale(_MeasuredScale):
 
 
 class _Motion(NamedTuple):
-    """The camera's motion between two stamps, in the networks' unit."""
+    """The camera's motion between two stamps, in the networks' unit, and its mounting at both."""
 
     start_ns: int
     end_ns: int
     T_start_end: np.ndarray
+    start: Mounting
+    end: Mounting
 
 
 class OdometryScale(_MeasuredScale):
@@ -235,21 +239,24 @@ class OdometryScale(_MeasuredScale):
         self._wheels = wheels
         self._waiting: deque[_Motion] = deque()
         self._chain: _Motion | None = None
+        self._mounting: Mounting | None = None
 
     def needs(self, outputs: frozenset[str]) -> frozenset[str]:
         """The motion."""
         return frozenset({MOTION}) if outputs & {DEPTH, MOTION} else frozenset()
 
-    def _measure(self, prediction: Prediction, T_base_camera: np.ndarray) -> None:
+    def _measure(self, prediction: Prediction, mounting: Mounting) -> None:
         T, previous_ns = prediction.T_previous_current, prediction.previous_stamp_ns
         if T is not None and previous_ns is not None and is_rigid(T):
-            self._waiting.append(_Motion(previous_ns, prediction.stamp_ns, T))
+            start = self._mounting or mounting
+            self._waiting.append(_Motion(previous_ns, prediction.stamp_ns, T, start, mounting))
+        self._mounting = mounting
         newest = self._wheels.newest_ns
         while self._waiting and newest is not None and self._waiting[0].end_ns <= newest:
-            self._use(self._waiting.popleft(), T_base_camera)
+            self._use(self._waiting.popleft(), mounting)
         # what lies ahead of the image is left from before a jump of time
         while self._waiting and not 0 <= self._waits(prediction.stamp_ns) <= _LATEST_S:
-            self._use(self._waiting.popleft(), T_base_camera)
+            self._use(self._waiting.popleft(), mounting)
         if self._waiting and (newest is None or self._waits(prediction.stamp_ns) > LONGEST_GAP_S):
             self._say_what_is_waited_for()
 
@@ -263,12 +270,14 @@ class OdometryScale(_MeasuredScale):
         except NoSampleError as error:
             self._decline(error)
 
-    def _use(self, motion: _Motion, T_base_camera: np.ndarray) -> None:
+    def _use(self, motion: _Motion, present: Mounting) -> None:
         """Add a motion to the chain, and take a sample where that is long enough."""
-        if self._chain is not None and self._chain.end_ns == motion.start_ns:
-            motion = _Motion(self._chain.start_ns, motion.end_ns, self._chain.T_start_end @ motion.T_start_end)
+        chain = self._chain
+        if chain is not None and chain.end_ns == motion.start_ns:
+            whole = chain.T_start_end @ motion.T_start_end
+            motion = _Motion(chain.start_ns, motion.end_ns, whole, chain.start, motion.end)
         try:
-            T_wheels = self._by_wheels(motion, T_base_camera)
+            T_wheels = self._by_wheels(motion, present)
             if self._is_short(motion, T_wheels):
                 self._chain = motion
                 return
@@ -277,10 +286,13 @@ class OdometryScale(_MeasuredScale):
             self._decline(error)
         self._chain = None
 
-    def _by_wheels(self, motion: _Motion, T_base_camera: np.ndarray) -> np.ndarray:
+    def _by_wheels(self, motion: _Motion, present: Mounting) -> np.ndarray:
         """(4, 4) the same motion of the camera, metres: the robot's, seen from where the camera sits."""
         T_base = inverse(self._wheels.pose_at(motion.start_ns)) @ self._wheels.pose_at(motion.end_ns)
-        return inverse(T_base_camera) @ T_base @ T_base_camera
+        start = end = present
+        if motion.end.carries_on(motion.start):
+            start, end = motion.start, motion.end
+        return inverse(start.T_base_camera) @ T_base @ end.T_base_camera
 
     def _is_short(self, motion: _Motion, T_wheels: np.ndarray) -> bool:
         """Whether the chain must become longer before it says something."""

@@ -14,7 +14,9 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile
 from rclpy.time import Time
+from scipy.spatial.transform import Rotation, Slerp
 
+from coopnet_ros.messages import header_at, to_nanoseconds
 from coopnet_ros.odometry import quaternion_from_matrix
 
 
@@ -26,25 +28,66 @@ class LookupException(TransformException):
     """A frame that nobody has published."""
 
 
+class ExtrapolationException(TransformException):
+    """A time that lies outside of what was heard."""
+
+
 class Buffer:
-    """The transforms heard so far."""
+    """The transforms heard so far: of each link the newest, and all those with a time."""
 
     def __init__(self, cache_time: Duration | None = None, node: Node | None = None) -> None:
         self.links: dict[tuple[str, str], TransformStamped] = {}
+        self.timed: dict[tuple[str, str], dict[int, TransformStamped]] = {}
         self.lookups: list[str] = []
 
     def set_transform(self, transform: TransformStamped, authority: str) -> None:
-        self.links[transform.header.frame_id, transform.child_frame_id] = transform
+        link = transform.header.frame_id, transform.child_frame_id
+        self.links[link] = transform
+        self.timed.setdefault(link, {})[to_nanoseconds(transform.header.stamp)] = transform
 
-    set_transform_static = set_transform
+    def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
+        link = transform.header.frame_id, transform.child_frame_id
+        self.timed.pop(link, None)
+        self.links[link] = transform
 
     def lookup_transform(
         self, target_frame: str, source_frame: str, time: Time, timeout: Duration | None = None
     ) -> TransformStamped:
         self.lookups.append(source_frame)
-        if (target_frame, source_frame) not in self.links:
+        link = target_frame, source_frame
+        if link not in self.links:
             raise LookupException(f'"{source_frame}" passed to lookupTransform argument source_frame does not exist. ')
-        return self.links[target_frame, source_frame]
+        timed = self.timed.get(link)
+        if timed is None:  # static: of any time
+            return at_time(self.links[link], time.nanoseconds)
+        if time.nanoseconds == 0:
+            return timed[max(timed)]
+        after = min((stamp for stamp in timed if stamp >= time.nanoseconds), default=None)
+        before = max((stamp for stamp in timed if stamp <= time.nanoseconds), default=None)
+        if before is None or after is None:
+            raise ExtrapolationException(f"Lookup would require extrapolation: {time.nanoseconds} of {sorted(timed)}")
+        return between(timed[before], timed[after], time.nanoseconds)
+
+
+def at_time(message: TransformStamped, stamp_ns: int) -> TransformStamped:
+    """The same transform of another time."""
+    header = header_at(stamp_ns, message.header.frame_id)
+    return TransformStamped(header=header, child_frame_id=message.child_frame_id, transform=message.transform)
+
+
+def between(start: TransformStamped, end: TransformStamped, stamp_ns: int) -> TransformStamped:
+    """Linear in the translation, spherically linear in the rotation, as tf2 does it."""
+    stamps = [to_nanoseconds(one.header.stamp) for one in (start, end)]
+    if stamps[0] == stamps[1]:
+        return start
+    share = (stamp_ns - stamps[0]) / (stamps[1] - stamps[0])
+    parts = [(one.transform.translation, one.transform.rotation) for one in (start, end)]
+    positions = [np.array([t.x, t.y, t.z]) for t, _ in parts]
+    rotations = Rotation.from_quat([[q.x, q.y, q.z, q.w] for _, q in parts])
+    T = np.eye(4)
+    T[:3, :3] = Slerp([0.0, 1.0], rotations)(share).as_matrix()
+    T[:3, 3] = (1 - share) * positions[0] + share * positions[1]
+    return stamped(T, end.child_frame_id, end.header.frame_id, stamp_ns)
 
 
 class TransformListener:
@@ -66,7 +109,7 @@ class TransformListener:
             TransformStamped, "/tf", self.callback, qos or QoSProfile(depth=100), callback_group=self.group
         )
         self.tf_static_sub = node.create_subscription(
-            TransformStamped, "/tf_static", self.callback, static_qos or latched(), callback_group=self.group
+            TransformStamped, "/tf_static", self.static_callback, static_qos or latched(), callback_group=self.group
         )
 
     def __del__(self) -> None:
@@ -78,6 +121,9 @@ class TransformListener:
 
     def callback(self, data: TransformStamped) -> None:
         self.buffer.set_transform(data, "default_authority")
+
+    def static_callback(self, data: TransformStamped) -> None:
+        self.buffer.set_transform_static(data, "default_authority")
 
 
 class TransformBroadcaster:
@@ -114,10 +160,11 @@ def install(monkeypatch) -> types.SimpleNamespace:
     return module
 
 
-def stamped(T: np.ndarray, child: str = "camera_optical_frame", parent: str = "base_link") -> TransformStamped:
+def stamped(
+    T: np.ndarray, child: str = "camera_optical_frame", parent: str = "base_link", stamp_ns: int = 0
+) -> TransformStamped:
     """A (4, 4) transform as a message."""
-    message = TransformStamped(child_frame_id=child)
-    message.header.frame_id = parent
+    message = TransformStamped(header=header_at(stamp_ns, parent), child_frame_id=child)
     t, q = message.transform.translation, message.transform.rotation
     t.x, t.y, t.z = T[:3, 3].tolist()
     q.x, q.y, q.z, q.w = quaternion_from_matrix(T[:3, :3]).tolist()

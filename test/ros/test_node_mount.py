@@ -19,7 +19,7 @@ from coopnet_core.errors import UsageError
 from coopnet_ros import mount
 from coopnet_ros.messages import header_at
 from coopnet_ros.mount import LOOK_EVERY_S, LOOK_FIRST_EVERY_S, CameraMount
-from coopnet_ros.odometry import inverse, scaled, transform
+from coopnet_ros.odometry import inverse, logarithm, scaled, transform
 
 AHEAD = transform((1.0, 0.0, 1.5), (-0.5, 0.5, -0.5, 0.5))
 BEHIND = transform((-1.0, 0.2, 1.0), (-0.5, -0.5, 0.5, 0.5))
@@ -53,13 +53,18 @@ class Ears:
         )
         self.buffer = self.mount._buffer
 
-    def hear(self, T: np.ndarray, child: str = FRAME) -> None:
-        self.buffer.set_transform_static(stamped(T, child), "test")
+    def hear(self, T: np.ndarray, child: str = FRAME, seconds: float | None = None) -> None:
+        """A mounting; of a time, where there is one."""
+        if seconds is None:
+            self.buffer.set_transform_static(stamped(T, child), "test")
+        else:
+            self.buffer.set_transform(stamped(T, child, stamp_ns=round(seconds * SECOND)), "test")
 
     def ask(self, seconds: float = 0.0, frame: str = FRAME, aloud: bool = True) -> np.ndarray | None:
-        """Ask after this time."""
+        """Ask after this time, for an image of now."""
         self.now += seconds
-        return self.mount.transform_to(frame, aloud)
+        mounting = self.mount.at(frame, round(self.now * SECOND), aloud)
+        return None if mounting is None else mounting.T_base_camera
 
 
 def test_each_camera_frame_has_its_own_mounting(monkeypatch):
@@ -130,6 +135,58 @@ def test_a_mounting_that_changes_in_tf_is_followed_and_said_once(monkeypatch):
     assert "TF has changed base_link -> camera_optical_frame" in ears.said[0]
 
 
+def test_a_camera_on_joints_is_looked_up_at_the_time_of_each_image(monkeypatch):
+    ears = Ears(monkeypatch, "tf")
+    for index in range(3):
+        ears.hear(turn("z", 10.0 * index) @ AHEAD, seconds=100.0 + 0.1 * index)
+    for ahead, degrees in ((0.0, 0.0), (0.05, 5.0), (0.1, 15.0), (0.05, 20.0)):
+        np.testing.assert_allclose(ears.ask(ahead)[:3, :3], (turn("z", degrees) @ AHEAD)[:3, :3], atol=1e-6)
+    assert ears.mount.at(FRAME, 100 * SECOND).moves
+    np.testing.assert_allclose(ears.ask(0.05), turn("z", 20.0) @ AHEAD, atol=1e-12)  # the newest: late, not very
+    assert ears.said == []
+    for _ in range(3):
+        np.testing.assert_allclose(ears.ask(0.2), turn("z", 20.0) @ AHEAD, atol=1e-12)
+    assert len(ears.said) == 1
+    for words in ("camera_optical_frame moves on the robot", "0.25 s older", "clocks"):
+        assert words in ears.said[0]
+
+
+def test_a_camera_on_joints_of_another_clock_is_said_to_be(monkeypatch):
+    ears = Ears(monkeypatch, "tf")
+    ears.hear(AHEAD, seconds=1_000_000.0)
+    np.testing.assert_allclose(ears.ask(), AHEAD, atol=1e-12)
+    assert [("s newer" in text, "clocks" in text) for text in ears.said] == [(True, True)]
+
+
+def test_joints_that_fall_silent_or_are_broken_leave_the_last_mounting(monkeypatch):
+    ears = Ears(monkeypatch, "tf")
+    ears.hear(AHEAD, seconds=100.0)
+    kept = ears.ask()
+    broken = stamped(AHEAD, stamp_ns=101 * SECOND)
+    broken.transform.rotation.w = np.nan
+    ears.buffer.set_transform(broken, "test")
+    np.testing.assert_allclose(ears.ask(1.0), kept, atol=1e-12)
+    ears.buffer.links.clear()
+    np.testing.assert_allclose(ears.ask(1.0), kept, atol=1e-12)
+    assert ears.mount.state == "tf"
+
+
+def test_a_mounting_with_a_time_and_one_without_are_two(monkeypatch):
+    """A static link that takes the place of a joint says where the camera is, not where it went."""
+    ears = Ears(monkeypatch, "tf")
+    ears.hear(AHEAD, seconds=100.0)
+    on_joint = ears.mount.at(FRAME, 100 * SECOND)
+    ears.hear(BEHIND)
+    ears.now += LOOK_EVERY_S
+    fixed = ears.mount.at(FRAME, 101 * SECOND)
+    assert (on_joint.moves, fixed.moves, fixed.carries_on(on_joint)) == (True, False, False)
+    assert "without a time" in ears.said[-1]
+    ears.hear(AHEAD, seconds=103.0)
+    ears.now += LOOK_EVERY_S
+    again = ears.mount.at(FRAME, 103 * SECOND)
+    assert (again.moves, again.carries_on(fixed), again.carries_on(on_joint)) == (True, False, True)
+
+
 def test_what_tf_had_is_kept_while_it_has_nothing_usable(monkeypatch):
     ears = Ears(monkeypatch, "auto", fallback=BEHIND, timeout_s=0.0)
     ears.hear(AHEAD)
@@ -139,7 +196,7 @@ def test_what_tf_had_is_kept_while_it_has_nothing_usable(monkeypatch):
     broken = stamped(AHEAD)
     for axis in "xyzw":
         setattr(broken.transform.rotation, axis, 0.0)
-    ears.buffer.set_transform(broken, "test")
+    ears.buffer.set_transform_static(broken, "test")
     np.testing.assert_allclose(ears.ask(10.0), AHEAD, atol=1e-12)
     assert (len(ears.said), ears.mount.state) == (1, "tf")
     assert "What was known before is kept" in ears.said[0]
@@ -164,7 +221,7 @@ def test_frame_ids_that_change_with_every_image_do_not_fill_the_memory(monkeypat
     ears = Ears(monkeypatch, "tf")
     for index in range(1000):
         ears.ask(frame=f"camera_{index}")
-    assert len(ears.mount._mountings) < 100
+    assert len(ears.mount._cameras) < 100
 
 
 # ---------------------------------------------------------------------- the node
@@ -201,6 +258,29 @@ class Robot:
     def pose(self, frame: str = FRAME) -> np.ndarray:
         """Of the next image."""
         return pose_of(self.rig.get("odom", self.send(frame)))
+
+
+class JointedRobot(Robot):
+    """One whose camera turns on it while it drives: 6 degrees and `STEP` from image to image."""
+
+    STEP = shift(0.5, 0.0, 0.0) @ turn("z", 4)
+
+    def __init__(self, rig):
+        super().__init__(rig)
+        self.publisher = rig.peer.create_publisher(rig_tf.TransformStamped, "/tf", 10)
+
+    def mounting(self, index: int) -> np.ndarray:
+        return turn("z", 6.0 * index) @ AHEAD
+
+    def look(self) -> int:
+        """The next image, as the networks see it; nothing is said of its mounting. Its stamp."""
+        before, after = self.mounting(self.index), self.mounting(self.index + 1)
+        self.rig.stub.motion = inverse(before) @ self.STEP @ after
+        return self.send()
+
+    def joint(self, index: int) -> None:
+        """What TF says of the mounting at the time of an image."""
+        self.tell(None, message=stamped(self.mounting(index), stamp_ns=index * SECOND // 10))
 
 
 def on_robot(make_rig, **parameters) -> Robot:
@@ -253,6 +333,32 @@ def test_the_pose_goes_on_where_tf_takes_over_from_the_parameters(make_rig, tf, 
     assert adds_up(rig)
 
 
+def test_a_camera_that_turns_on_the_robot_does_not_turn_the_robot(make_rig, tf, warnings):
+    robot = JointedRobot(make_rig(StubPredictor(), topics=["odom"]))
+    for index in range(1, 7):
+        robot.joint(index)
+        message = robot.rig.get("odom", robot.look())
+        same(pose_of(message), np.linalg.matrix_power(robot.STEP, index - 1))
+        if index > 1:
+            twist = message.twist.twist
+            expected = logarithm(robot.STEP) / 0.1
+            same([twist.linear.x, twist.linear.y, twist.angular.z], [expected[0], expected[1], expected[5]])
+    assert warnings == []
+    assert adds_up(robot.rig)
+
+
+def test_what_tf_says_while_the_networks_are_at_work_is_in_time(make_rig, tf):
+    robot = JointedRobot(make_rig(StubPredictor(), topics=["odom"]))
+    robot.joint(1)
+    robot.look()
+    robot.rig.stub.delay_s = 0.5
+    robot.rig.stub.motion = inverse(robot.mounting(1)) @ robot.STEP @ robot.mounting(2)
+    stamp_ns = robot.rig.send(0.2, settle=False)
+    robot.rig.wait(lambda: len(robot.rig.stub.calls) == 2, "the image in the worker")
+    robot.joint(2)
+    same(pose_of(robot.rig.get("odom", stamp_ns)), robot.STEP)
+
+
 def test_images_of_another_camera_are_no_pair_and_have_their_own_mounting(make_rig, tf, warnings):
     robot = on_robot(make_rig)
     robot.tell(AHEAD, "front")
@@ -290,15 +396,18 @@ def test_a_path_that_nobody_listened_to_is_of_the_camera_that_made_it(make_rig, 
 
 def test_the_mounting_is_asked_for_once_per_image(make_rig, tf, monkeypatch):
     asked = []
-    ask = CameraMount.transform_to
-    monkeypatch.setattr(
-        CameraMount, "transform_to", lambda self, frame, aloud=True: (asked.append(aloud), ask(self, frame, aloud))[1]
-    )
+    ask = CameraMount.at
+
+    def spying(self, frame, stamp_ns, aloud=True):
+        asked.append((stamp_ns, aloud))
+        return ask(self, frame, stamp_ns, aloud)
+
+    monkeypatch.setattr(CameraMount, "at", spying)
     robot = on_robot(make_rig, scale_source="camera_height")
     robot.tell(AHEAD)
     for _ in range(3):
         robot.pose()
-    assert asked == [True] * 3
+    assert asked == [(index * SECOND // 10, True) for index in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(
@@ -320,7 +429,7 @@ def test_a_mounting_from_tf_that_is_none_costs_no_depth(make_rig, tf, monkeypatc
     rig.wait(lambda: all(rig.node._outputs.is_wanted(f"~/{name}") for name in ("depth/image", "odom")))
     rig.send_info(CAMERA)
     robot = Robot(rig)
-    rig.node._mount._buffer.set_transform(message, "test")
+    rig.node._mount._buffer.set_transform_static(message, "test")
     for stamp in [robot.send(), robot.send()]:
         rig.get("depth/image", stamp)
     assert rig.received["odom"] == []
@@ -335,7 +444,7 @@ def test_a_mounting_from_tf_that_stays_none_gives_way_to_the_parameters(make_rig
     robot = on_robot(make_rig, base_to_camera__source="auto", base_to_camera__timeout=0.0)
     message = stamped(np.eye(4))
     message.transform.rotation.w = 0.0
-    robot.rig.node._mount._buffer.set_transform(message, "test")
+    robot.rig.node._mount._buffer.set_transform_static(message, "test")
     robot.send()
     robot.pose()
     assert robot.rig.status()["mount"] == "parameters"

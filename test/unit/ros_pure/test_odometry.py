@@ -9,12 +9,12 @@ import pytest
 
 from coopnet_core.errors import UsageError
 from coopnet_ros import odometry
+from coopnet_ros.mounting import Mounting
 from coopnet_ros.odometry import (
     UNKNOWN_VARIANCE,
     MotionNoise,
     PoseIntegrator,
     adjoint,
-    in_robot_frame,
     interpolate,
     inverse,
     is_rigid,
@@ -25,9 +25,15 @@ from coopnet_ros.odometry import (
     rotation_vector,
     transform,
 )
+from coopnet_ros.robot_pose import RobotPose
 
 OPTICAL = transform((0, 0, 0), (-0.5, 0.5, -0.5, 0.5))
 SECOND = 1_000_000_000
+
+
+def on_robot(estimate: odometry.OdometryEstimate, T_base_camera: np.ndarray) -> odometry.OdometryEstimate:
+    """The camera's estimate as that of a robot whose camera has always been mounted so."""
+    return RobotPose().update(estimate, Mounting(T_base_camera), 0)
 
 
 def exponential(twist: np.ndarray) -> np.ndarray:
@@ -98,7 +104,7 @@ def test_a_left_hand_curve_turns_about_positive_z_of_the_robot():
     for index in range(1, 11):
         motion = exponential(np.array([0.0, 0.0, 1.0, 0.0, -np.pi / 20, 0.0]))
         estimate = integrator.advance(index * SECOND, (index - 1) * SECOND, motion)
-    robot = in_robot_frame(estimate, OPTICAL)
+    robot = on_robot(estimate, OPTICAL)
     np.testing.assert_allclose(robot.pose[:3, :3] @ [1, 0, 0], [0, 1, 0], atol=1e-9)
     radius = 10 / (np.pi / 2)
     np.testing.assert_allclose(robot.pose[:3, 3], [radius, radius, 0], atol=1e-9)
@@ -157,7 +163,7 @@ def test_the_variance_grows_and_stays_below_unknown():
 
 def test_without_a_scale_the_translation_is_said_to_be_unknown():
     integrator = PoseIntegrator(metric=False)
-    estimate = in_robot_frame(integrator.start(0), OPTICAL)
+    estimate = on_robot(integrator.start(0), OPTICAL)
     assert estimate.position_variance == UNKNOWN_VARIANCE
     assert estimate.orientation_variance < 1
 
@@ -167,9 +173,9 @@ def test_without_a_scale_the_lever_arm_is_left_away():
     mounted[:3, 3] = (1.5, 0.2, 1.2)
     turn = transform((0.1, 0.0, 0.4), (0.0, 0.1, 0.0, 1.0))
     estimate = replace(PoseIntegrator().start(0), pose=turn)
-    relative = in_robot_frame(replace(estimate, metric=False), mounted)
+    relative = on_robot(replace(estimate, metric=False), mounted)
     np.testing.assert_allclose(relative.pose, OPTICAL @ turn @ inverse(OPTICAL), atol=1e-12)
-    np.testing.assert_allclose(in_robot_frame(estimate, mounted).pose, mounted @ turn @ inverse(mounted), atol=1e-12)
+    np.testing.assert_allclose(on_robot(estimate, mounted).pose, mounted @ turn @ inverse(mounted), atol=1e-12)
 
 
 def test_the_adjoint_moves_a_twist_as_conjugation_moves_its_motion():
@@ -333,7 +339,7 @@ def test_the_covariance_of_the_path_is_that_of_many_disturbed_paths():
     root = np.diag(deviations) @ mixed
     covariance = root @ root.T
     _, estimate = _walk_with_covariance([covariance] * 15, motions)
-    robot = in_robot_frame(estimate, mounted)
+    robot = on_robot(estimate, mounted)
     errors, twists = [], []
     for _ in range(3000):
         pose = np.eye(4)
@@ -355,7 +361,7 @@ def test_a_wrong_heading_puts_the_end_of_a_long_straight_aside():
     heading = np.diag([0, 0, 0, 0, 0.01**2, 0])  # about the optical y: left and right
     straight = transform((0, 0, 5), (0, 0, 0, 1))
     _, estimate = _walk_with_covariance([heading] + [np.zeros((6, 6))] * 19, [straight] * 20)
-    robot = in_robot_frame(estimate, OPTICAL)
+    robot = on_robot(estimate, OPTICAL)
     covariance = np.array(robot.pose_covariance()).reshape(6, 6)
     assert np.sqrt(covariance[1, 1]) == pytest.approx(0.01 * 100, rel=0.01)  # y of the robot, after 100 m
     assert np.sqrt(covariance[0, 0]) < 1e-4

@@ -11,6 +11,7 @@ from ros.rig_truth import CAMERA, StubPredictor, ground_depth, shift, true_depth
 from coopnet_core.data.frames import Frame
 from coopnet_core.inference.prediction import ALL_OUTPUTS
 from coopnet_ros.diagnostics import Statistics
+from coopnet_ros.mounting import Mounting
 from coopnet_ros.odometry import UNKNOWN_VARIANCE, transform
 from coopnet_ros.pipeline import FrameRejectedError, Pipeline, PipelineSettings
 from coopnet_ros.scale import ScaleSettings
@@ -177,11 +178,11 @@ def test_a_measured_scale_reaches_depth_and_motion_and_asks_for_what_it_needs():
     stub = in_half_metres()
     pipeline, _ = make(stub, scale=BY_HEIGHT)
     for index in range(4):
-        result = pipeline.step(frame(index), MOTION_ONLY, MOUNT)
+        result = pipeline.step(frame(index), MOTION_ONLY, lambda: Mounting(MOUNT))
         assert (result.scale.value, result.prediction.metric) == (None, False)
         np.testing.assert_allclose(result.prediction.depth, 2 * ground(result.prediction.camera))
         assert result.odometry.position_variance == UNKNOWN_VARIANCE
-    result = pipeline.step(frame(4), MOTION_ONLY, MOUNT)
+    result = pipeline.step(frame(4), MOTION_ONLY, lambda: Mounting(MOUNT))
     assert [outputs for _, outputs, _ in stub.calls] == [{"motion", "depth", "mask"}] * 5
     assert result.scale.value == pytest.approx(0.5, rel=0.005)
     np.testing.assert_allclose(result.prediction.depth, ground(result.prediction.camera), rtol=0.005)
@@ -195,11 +196,11 @@ def test_a_scale_that_is_lost_is_said_and_metres_are_never_mixed_with_units():
     stub = in_half_metres()
     pipeline, _ = make(stub, scale=BY_HEIGHT)
     for index in range(5):
-        pipeline.step(frame(index), MOTION_ONLY, MOUNT)
+        pipeline.step(frame(index), MOTION_ONLY, lambda: Mounting(MOUNT))
     stub.depth = lambda camera: np.full((camera.height, camera.width), 9.0, np.float32)
     notices = []
     for index in range(5, 17):
-        result = pipeline.step(frame(index), MOTION_ONLY, MOUNT)
+        result = pipeline.step(frame(index), MOTION_ONLY, lambda: Mounting(MOUNT))
         notices += result.notices
     assert (result.scale.value, result.prediction.metric) == (None, False)
     assert result.prediction.T_previous_current[2, 3] == 2.0

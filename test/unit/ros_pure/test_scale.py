@@ -11,6 +11,7 @@ from ros.rig_truth import ground_depth, shift, turn
 
 from coopnet_core.geometry.camera import Camera
 from coopnet_core.inference.prediction import ALL_OUTPUTS, DEPTH, FLOW, MASK, MOTION, Prediction
+from coopnet_ros.mounting import Mounting
 from coopnet_ros.odometry import inverse, quaternion_from_matrix, transform
 from coopnet_ros.parameters import spec_of
 from coopnet_ros.scale import SCALE_SOURCES, CameraHeightScale, OdometryScale, ScaleSettings, make_estimator
@@ -163,7 +164,7 @@ def by_height(**settings) -> CameraHeightScale:
 def test_the_height_is_the_parameter_or_the_z_of_the_mounting(parameter, height):
     estimator = by_height(camera_height_m=parameter)
     for index in range(FEWEST_SAMPLES):
-        state = estimator.update(predicted(0.1 * index, seen(height)), MOUNT)
+        state = estimator.update(predicted(0.1 * index, seen(height)), Mounting(MOUNT))
     assert state.value == pytest.approx(UNIT, rel=1e-4)
     assert (state.samples, state.reason, state.source) == (FEWEST_SAMPLES, "", "camera_height")
 
@@ -171,11 +172,11 @@ def test_the_height_is_the_parameter_or_the_z_of_the_mounting(parameter, height)
 def test_frames_without_ground_are_no_samples_and_the_scale_ages_out():
     estimator = by_height(max_age_s=2.0)
     for index in range(10):
-        estimator.update(predicted(0.1 * index, seen()), MOUNT)
+        estimator.update(predicted(0.1 * index, seen()), Mounting(MOUNT))
     wall = np.full((CAMERA.height, CAMERA.width), 9.0, np.float32)
-    state = estimator.update(predicted(2.5, wall), MOUNT)
+    state = estimator.update(predicted(2.5, wall), Mounting(MOUNT))
     assert (state.value, state.samples) == (pytest.approx(UNIT, rel=1e-4), 10)
-    state = estimator.update(predicted(3.0, wall), MOUNT)
+    state = estimator.update(predicted(3.0, wall), Mounting(MOUNT))
     assert (state.value, state.samples) == (None, 0)
     assert "no ground is seen" in state.reason
     assert state.age_s == pytest.approx(2.1)
@@ -185,7 +186,7 @@ def test_frames_without_ground_are_no_samples_and_the_scale_ages_out():
 def test_single_frames_with_another_ground_do_nothing():
     estimator = by_height()
     for index in range(30):
-        state = estimator.update(predicted(0.1 * index, seen(3.0 if index % 7 == 6 else 1.5)), MOUNT)
+        state = estimator.update(predicted(0.1 * index, seen(3.0 if index % 7 == 6 else 1.5)), Mounting(MOUNT))
     assert state.value == pytest.approx(UNIT, rel=1e-4)
 
 
@@ -198,14 +199,14 @@ def test_what_moves_is_no_ground():
     for threshold in (0.5, 0.9):
         estimator = by_height(motion_threshold=threshold)
         for index in range(5):
-            state = estimator.update(predicted(0.1 * index, depth, probability=probability), MOUNT)
+            state = estimator.update(predicted(0.1 * index, depth, probability=probability), Mounting(MOUNT))
         values.append(state.value)
     assert values == [pytest.approx(UNIT, rel=1e-4), pytest.approx(2 * UNIT, rel=1e-4)]
 
 
 @pytest.mark.parametrize(
     ("mount", "says"),
-    [(None, "mounting of the camera is not known"), (AT_ORIGIN, "Set camera_height")],
+    [(None, "mounting of the camera is not known"), (Mounting(AT_ORIGIN), "Set camera_height")],
 )
 def test_without_a_height_it_says_what_to_do(mount, says):
     state = by_height().update(predicted(0.0, seen()), mount)
@@ -233,9 +234,11 @@ def test_depth_and_mask_are_asked_for_where_something_is_in_metres(outputs, need
 class Drive:
     """A robot with wheels and a camera. `speed` and `rate` are functions of time, m/s and rad/s."""
 
-    def __init__(self, speed=lambda t: 2.0, rate=lambda t: 0.0, mount=MOUNT, believed=None, **settings):
+    def __init__(self, speed=lambda t: 2.0, rate=lambda t: 0.0, mount=MOUNT, believed=None, pan=None, **settings):
+        """pan: the angle of a joint under the camera, degrees; a function of time."""
         self.mount = mount
         self.believed = mount if believed is None else believed
+        self.pan = pan
         step = 0.001
         self.poses = [np.eye(4)]
         for index in range(20_000):
@@ -250,6 +253,9 @@ class Drive:
         """T_world_base."""
         return self.poses[round(seconds * 1000)]
 
+    def mount_at(self, seconds: float) -> np.ndarray:
+        return self.mount if self.pan is None else turn("z", self.pan(seconds)) @ self.mount
+
     def roll(self, until: float, rate_hz: float = 50.0, delay: float = 0.0, spoil=lambda t, pose: pose) -> None:
         """Deliver the wheels' poses up to a time; their clock is late by `delay`."""
         while self.told <= until + 1e-9:
@@ -261,10 +267,13 @@ class Drive:
         """The networks on an image of this time."""
         motion = None
         if self.shown is not None:
-            motion = inverse(self.pose(self.shown) @ self.mount) @ self.pose(seconds) @ self.mount
+            start, end = (self.pose(time) @ self.mount_at(time) for time in (self.shown, seconds))
+            motion = inverse(start) @ end
             motion[:3, 3] /= UNIT
             motion = spoil(motion)
-        state = self.estimator.update(predicted(seconds, motion=motion, since=self.shown), self.believed)
+        moves = self.pan is not None
+        mounting = Mounting(self.mount_at(seconds) if moves else self.believed, "camera", moves)
+        state = self.estimator.update(predicted(seconds, motion=motion, since=self.shown), mounting)
         self.shown = seconds
         return state
 
@@ -301,6 +310,16 @@ def test_a_curve_with_the_camera_far_from_the_axle():
     at_axle = transform((0.0, 0.0, 1.5), (-0.5, 0.5, -0.5, 0.5))
     state = drive(Drive(**curve, mount=mount, believed=at_axle), 0.017, 4.0)
     assert state.value == pytest.approx(UNIT * 1.5 / math.hypot(1.05, 0.225), rel=2e-3)
+
+
+@pytest.mark.parametrize("speed", [2.0, 0.5], ids=["single motions", "chained motions"])
+def test_a_camera_that_turns_on_the_robot_is_compared_where_it_sat(speed):
+    """The joint swings by 10 degrees, at up to 30 a second; the camera sits half a metre beside it."""
+    mount = transform((0.5, 0.0, 1.5), (-0.5, 0.5, -0.5, 0.5))
+    swinging = Drive(lambda t: speed, mount=mount, pan=lambda t: 10.0 * math.sin(3.0 * t))
+    state = drive(swinging, 0.017, 4.0)
+    assert state.value == pytest.approx(UNIT, rel=1e-3)
+    assert state.spread < 1e-3
 
 
 def test_turning_on_the_spot_says_nothing():
