@@ -46,8 +46,10 @@ _KEYS = {
 """The array that each topic becomes in the files."""
 _QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _OPEN_FRAMES = 20
-_LAST_FIGURES_S = 1.5
-"""More than the period of /diagnostics: for the rest of the last frame, and for its figures."""
+_SETTLED_S = 0.5
+"""Figures of the node that come so long after its last message are those of the end."""
+_LONGEST_END_S = 10.0
+"""So long they are waited for; /diagnostics come once a second, on a busy computer later."""
 
 
 @dataclass
@@ -111,7 +113,7 @@ class Recorder:
         self.folder = output
         self.topics = {name: TopicSummary(_type_name(topic_type(f"~/{name}"))) for name in _KEYS}
         self.diagnostics: dict[str, str] = {}
-        self.last_arrival = time.monotonic()
+        self.last_arrival = self.last_figures = time.monotonic()
         self._node_name = node_name.strip("/")
         self._frames: dict[int, dict[str, np.ndarray]] = {}
         self._stamps: set[int] = set()
@@ -126,6 +128,11 @@ class Recorder:
     def frames(self) -> int:
         """Number of stamps seen."""
         return len(self._stamps)
+
+    @property
+    def has_last_figures(self) -> bool:
+        """Whether the node's figures came after all that was received."""
+        return self.last_figures > self.last_arrival + _SETTLED_S
 
     def is_connected(self, node: Node) -> bool:
         """Whether every output of the observed node has been discovered."""
@@ -160,6 +167,7 @@ class Recorder:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             if status.name == self._node_name:
+                self.last_figures = time.monotonic()
                 self.diagnostics = {item.key: item.value for item in status.values}
                 self.diagnostics["level"] = str(status.level[0])
                 self.diagnostics["message"] = status.message
@@ -256,18 +264,19 @@ def _spin(node: Node, recorder: Recorder, options: argparse.Namespace, say: Call
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     end = time.monotonic() + options.timeout
-    connected = complete = False
+    connected = ending = False
     try:
         while time.monotonic() < end:
             executor.spin_once(timeout_sec=0.1)
             if not connected and recorder.is_connected(node):
                 connected = True
                 say(f"Connected to all outputs of /{options.node_name.strip('/')}.")
-            if recorder.frames and time.monotonic() - recorder.last_arrival > options.idle:
+            idle = bool(recorder.frames) and time.monotonic() - recorder.last_arrival > options.idle
+            if not ending and (idle or 0 < options.expect_frames <= recorder.frames):
+                ending = True
+                end = min(end, time.monotonic() + _LONGEST_END_S)
+            if ending and recorder.has_last_figures:
                 return
-            if not complete and options.expect_frames and recorder.frames >= options.expect_frames:
-                complete = True
-                end = min(end, time.monotonic() + _LAST_FIGURES_S)
     except ExternalShutdownException:
         return
     finally:

@@ -11,6 +11,7 @@ import pytest
 
 from coopnet_core.data.frames import Frame
 from coopnet_core.geometry.camera import Camera
+from coopnet_ros.mounting import Mounting
 from coopnet_ros.odometry import inverse, quaternion_from_matrix, transform
 from coopnet_ros.scale import CameraHeightScale, OdometryScale, ScaleSettings
 from coopnet_ros.wheel_odometry import WheelPoses
@@ -33,12 +34,13 @@ def test_the_ground_and_the_wheels_agree_on_the_metre(shared_data):
     predictor, wheels = StreamPredictor(CHECKPOINT), WheelPoses()
     by_height = CameraHeightScale(ScaleSettings("camera_height"))
     by_wheels = OdometryScale(ScaleSettings("odometry"), wheels)
+    mounting = Mounting(MOUNT)
     for index, path in enumerate(sorted((folder / "image_0").iterdir())[FIRST : FIRST + FRAMES]):
         robot = MOUNT @ poses[index] @ inverse(MOUNT)
         wheels.add(index * PERIOD, robot[:3, 3], quaternion_from_matrix(robot[:3, :3]))
         image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
         prediction = predictor.predict(Frame(image, index * PERIOD, camera))
-        height, odometry = by_height.update(prediction, MOUNT), by_wheels.update(prediction, MOUNT)
+        height, odometry = by_height.update(prediction, mounting), by_wheels.update(prediction, mounting)
     assert (height.samples, odometry.samples) == (FRAMES, FRAMES - 1)
     assert height.value == pytest.approx(odometry.value, rel=0.1)
     assert max(height.spread, odometry.spread) < 0.2
