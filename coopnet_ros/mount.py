@@ -100,6 +100,7 @@ class CameraMount:
         self._warn = warn
         self._clock = clock
         self._cameras: dict[str, _Known] = {}
+        self._newest_ns = self._epoch = 0
         self._buffer = self._listener = None
         self._tf2_ros = import_tf2_ros() if source != PARAMETERS else None
         if self._tf2_ros is not None:
@@ -137,6 +138,11 @@ class CameraMount:
             aloud: whether anybody needs it, and is to be told what is amiss.
         """
         known = self._cameras.get(camera_frame) or self._first_of(camera_frame)
+        if self._buffer is not None and stamp_ns < self._newest_ns:
+            # time went back (a bag that loops): tf2 would ignore, and complain of, all that is older than what it has
+            self._buffer.clear()
+            self._epoch += 1
+        self._newest_ns = stamp_ns
         if self._buffer is not None and self._clock() >= known.next_look:
             self._look(camera_frame, known, aloud)
         if known.mounting is not None and known.mounting.moves:
@@ -160,11 +166,11 @@ class CameraMount:
         now = self._clock()
         link = f"{self._base_frame} -> {camera_frame or '(the images have no frame_id)'}"
         try:
-            stamped = self._buffer.lookup_transform(self._base_frame, camera_frame, Time())
+            stamped = self._lookup(camera_frame, Time())
         except self._tf2_ros.TransformException as error:
             found, problem = None, f"TF has no {link} ({str(error).strip(' .')})"
         else:
-            found, problem = _mounting(stamped, camera_frame), f"TF has no usable {link}"
+            found, problem = self._mounting(stamped, camera_frame), f"TF has no usable {link}"
             if found is None and aloud:
                 self._say_unusable(link, known, stamped.transform)
         if found is not None:
@@ -175,20 +181,29 @@ class CameraMount:
 
     def _look_at(self, stamp_ns: int, camera_frame: str, known: _Known, aloud: bool) -> None:
         """Take what TF has for the time of an image, else its newest."""
-        link = (self._base_frame, camera_frame)
         try:
-            stamped = self._buffer.lookup_transform(*link, Time(nanoseconds=stamp_ns))
+            stamped = self._lookup(camera_frame, Time(nanoseconds=stamp_ns))
         except self._tf2_ros.TransformException:
             try:
-                stamped = self._buffer.lookup_transform(*link, Time())
+                stamped = self._lookup(camera_frame, Time())
             except self._tf2_ros.TransformException:
                 return
             late_s = seconds(stamp_ns - to_nanoseconds(stamped.header.stamp))
             if aloud and abs(late_s) > _LATE_S:
                 self._say_late(late_s, camera_frame, known)
-        found = _mounting(stamped, camera_frame)
+        found = self._mounting(stamped, camera_frame)
         if found is not None:
             known.mounting = replace(found, moves=True)
+
+    def _lookup(self, camera_frame: str, time: Time) -> TransformStamped:
+        """What TF has. It knows no frame with a leading slash, as recordings of ROS 1 have them."""
+        return self._buffer.lookup_transform(self._base_frame, camera_frame.removeprefix("/"), time)
+
+    def _mounting(self, stamped: TransformStamped, camera_frame: str) -> Mounting | None:
+        """What TF says of a camera; None where it is no transform. Of what never moves TF tells no time."""
+        T = _rigid(stamped.transform)
+        moves = to_nanoseconds(stamped.header.stamp) != 0
+        return None if T is None else Mounting(T, camera_frame, moves, self._epoch)
 
     def _take(self, found: Mounting, link: str, known: _Known, aloud: bool) -> None:
         """Use what TF has from now on."""
@@ -197,7 +212,7 @@ class CameraMount:
         if source == TF and found.moves == before.moves and np.array_equal(T, T_before):
             return
         known.mounting, known.source = found, TF
-        if before is None or found.carries_on(before) or np.allclose(T, T_before, rtol=0, atol=_SAME_WITHIN):
+        if before is None or np.allclose(T, T_before, rtol=0, atol=_SAME_WITHIN):
             return
         if source == PARAMETERS and "missing" in known.said:
             self._warn(
@@ -205,7 +220,7 @@ class CameraMount:
                 f"{_in_words(T_before)}, which differ. ~/odom goes on from its present pose. For a path that is right "
                 "from the beginning raise base_to_camera.timeout, or correct the parameters."
             )
-        elif source == TF and aloud and "changed" not in known.said:
+        elif source == TF and not found.moves and aloud and "changed" not in known.said:
             known.said.add("changed")
             self._warn(
                 f"TF has changed {link} from {_in_words(T_before)} to {_in_words(T)}, without a time: ~/odom goes on "
@@ -312,12 +327,6 @@ class TransformPublisher:
         target.x, target.y, target.z = pose.position.x, pose.position.y, pose.position.z
         stamped.transform.rotation = pose.orientation
         broadcaster.sendTransform(stamped)
-
-
-def _mounting(stamped: TransformStamped, camera_frame: str) -> Mounting | None:
-    """What TF says of a camera; None where that is no transform. Of what never moves TF tells no time."""
-    T = _rigid(stamped.transform)
-    return None if T is None else Mounting(T, camera_frame, moves=to_nanoseconds(stamped.header.stamp) != 0)
 
 
 def _rigid(values: Transform) -> np.ndarray | None:

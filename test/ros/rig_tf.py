@@ -19,6 +19,8 @@ from scipy.spatial.transform import Rotation, Slerp
 from coopnet_ros.messages import header_at, to_nanoseconds
 from coopnet_ros.odometry import quaternion_from_matrix
 
+_CACHE_NS = 10_000_000_000
+
 
 class TransformException(Exception):
     """What every error of tf2 is."""
@@ -26,6 +28,10 @@ class TransformException(Exception):
 
 class LookupException(TransformException):
     """A frame that nobody has published."""
+
+
+class InvalidArgumentException(TransformException):
+    """A name that no frame can have."""
 
 
 class ExtrapolationException(TransformException):
@@ -39,11 +45,20 @@ class Buffer:
         self.links: dict[tuple[str, str], TransformStamped] = {}
         self.timed: dict[tuple[str, str], dict[int, TransformStamped]] = {}
         self.lookups: list[str] = []
+        self.ignored = 0
+
+    def clear(self) -> None:
+        """Forget what has a time; what has none stays."""
+        for timed in self.timed.values():
+            timed.clear()
 
     def set_transform(self, transform: TransformStamped, authority: str) -> None:
-        link = transform.header.frame_id, transform.child_frame_id
-        self.links[link] = transform
-        self.timed.setdefault(link, {})[to_nanoseconds(transform.header.stamp)] = transform
+        link, stamp_ns = (transform.header.frame_id, transform.child_frame_id), to_nanoseconds(transform.header.stamp)
+        timed = self.timed.setdefault(link, {})
+        if timed and stamp_ns < max(timed) - _CACHE_NS:
+            self.ignored += 1  # tf2 says TF_OLD_DATA
+            return
+        self.links[link] = timed[stamp_ns] = transform
 
     def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
         link = transform.header.frame_id, transform.child_frame_id
@@ -54,12 +69,16 @@ class Buffer:
         self, target_frame: str, source_frame: str, time: Time, timeout: Duration | None = None
     ) -> TransformStamped:
         self.lookups.append(source_frame)
+        if not source_frame or source_frame.startswith("/"):
+            raise InvalidArgumentException(f'Invalid argument "{source_frame}" passed to lookupTransform')
         link = target_frame, source_frame
         if link not in self.links:
             raise LookupException(f'"{source_frame}" passed to lookupTransform argument source_frame does not exist. ')
         timed = self.timed.get(link)
         if timed is None:  # static: of any time
             return at_time(self.links[link], time.nanoseconds)
+        if not timed:
+            raise LookupException("No common time. ")
         if time.nanoseconds == 0:
             return timed[max(timed)]
         after = min((stamp for stamp in timed if stamp >= time.nanoseconds), default=None)
