@@ -7,9 +7,9 @@
 #   make reference-weights       training of the shipped weights: 8 minutes of it (SLICE_MINUTES=8), with everything saved;
 #                                the next call goes on, and INSTALL=1 lets the finished weights replace those in models/
 #
-# Variables: PYTHON=python3.12 (interpreter), TORCH_INDEX=https://download.pytorch.org/whl/cpu (a torch without CUDA
-# where no GPU is: saves gigabytes), SEED=0, OUTPUT=out/demo, DEMO_ARGS="...", TRAIN_ARGS="..."
-# and PYTEST_ARGS="..." (handed on).
+# Variables: PYTHON=python3.12 (interpreter), ROS_WHEELS=kilted (the ROS 2 that is installed where none is sourced;
+# default jazzy), TORCH_INDEX=https://download.pytorch.org/whl/cpu (a torch without CUDA where no GPU is: saves
+# gigabytes), SEED=0, OUTPUT=out/demo, DEMO_ARGS="...", TRAIN_ARGS="..." and PYTEST_ARGS="..." (handed on).
 # pip's own variables (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) are honoured.
 
 SHELL := /bin/bash
@@ -18,6 +18,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?=
+ROS_WHEELS ?=
 TORCH_INDEX ?=
 BAG ?=
 SCRATCH ?=
@@ -29,7 +30,7 @@ BENCH_ARGS ?=
 SLICE_MINUTES ?= 8
 INSTALL ?=
 TRAIN_ARGS ?=
-export PYTHON TORCH_INDEX PYTEST_ARGS
+export PYTHON ROS_WHEELS TORCH_INDEX PYTEST_ARGS
 
 .PHONY: help env build demo test lint bench reference-weights clean distclean
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 import rclpy
 from nav_msgs.msg import Odometry
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.clock import Clock, ClockChange, ClockType, JumpThreshold, TimeJump
+from rclpy.clock import Clock, ClockChange, ClockType, JumpHandle, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.event_handler import QoSMessageLostInfo, SubscriptionEventCallbacks, UnsupportedEventTypeError
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -142,6 +142,7 @@ class CoopnetNode(LifecycleNode):
         self._reloading: concurrent.futures.Future[Predictor] | None = None
         self._left_behind: list[Worker[ImageItem]] = []
         self._clock_awaited_since: float | None = None
+        self._clock_jumps: JumpHandle | None = None
         for warning in declare(self):
             self.get_logger().warning(warning)
         self.add_post_set_parameters_callback(self._apply_parameters)
@@ -256,11 +257,12 @@ class CoopnetNode(LifecycleNode):
     def destroy_node(self) -> None:
         """End the worker before what it publishes on goes away, and leave the graph at once.
 
-        rclpy 7 leaves the state machine to the garbage collector: until it comes by, the graph shows a node that is
-        no more.
+        rclpy leaves the state machine to the garbage collector: until it comes by, the graph shows a node that is no
+        more. From version 9 (Kilted) on, a context that is shut down destroys its nodes, half-made ones too.
         """
         self._release()
-        self._clock_jumps.unregister()
+        if self._clock_jumps is not None:
+            self._clock_jumps.unregister()
         super().destroy_node()
         self._state_machine.destroy_when_not_in_use()
 

@@ -143,11 +143,14 @@ ARGUMENTS = [
     ),
 ]
 
-# Without these buffers Fast DDS loses most images above 0.5 MB. A profile of the user's own is kept.
+# Without these buffers Fast DDS loses most images above 0.5 MB. A profile of the user's own is kept. Jazzy knows the first
+# name only; later ones warn of it in every process.
+PROFILE_VARIABLE = (
+    "FASTRTPS_DEFAULT_PROFILES_FILE" if os.environ.get("ROS_DISTRO") == "jazzy" else "FASTDDS_DEFAULT_PROFILES_FILE"
+)
 IMAGE_PROFILE = PathJoinSubstitution([SHARE, "config", "fastdds_image_profile.xml"])
 ENVIRONMENT = [
-    SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=[IMAGE_PROFILE]))
-    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+    SetEnvironmentVariable(PROFILE_VARIABLE, EnvironmentVariable(PROFILE_VARIABLE, default_value=[IMAGE_PROFILE]))
 ]
 
 RECTIFY = LaunchConfiguration("rectify")

@@ -13,16 +13,21 @@ if [ -f "$_repository/.venv/bin/activate" ]; then
     . "$_repository/.venv/bin/activate"
     if [ -f "$VIRTUAL_ENV/.coopnet-wheels" ]; then
         export AMENT_PREFIX_PATH="$VIRTUAL_ENV"
-        export ROS_DISTRO=jazzy
+        # empty where the environment was made before there was a choice
+        read -r ROS_DISTRO < "$VIRTUAL_ENV/.coopnet-wheels" || ROS_DISTRO=jazzy
+        export ROS_DISTRO
     fi
 fi
 
 export ROS_AUTOMATIC_DISCOVERY_RANGE="${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}"
-# Without this profile Fast DDS loses nearly every image over 0.5 MB (README, "Fast DDS"). The first name is Jazzy's, the
-# second Kilted's.
+# Without this profile Fast DDS loses nearly every image over 0.5 MB (README, "Images do not arrive?"). Jazzy knows the first
+# name only; later ones warn of it in every process.
 _profile="$_repository/config/fastdds_image_profile.xml"
 if [ -f "$_profile" ]; then
-    export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE:-$_profile}"
-    export FASTDDS_DEFAULT_PROFILES_FILE="${FASTDDS_DEFAULT_PROFILES_FILE:-$_profile}"
+    if [ "${ROS_DISTRO:-jazzy}" = jazzy ]; then
+        export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE:-$_profile}"
+    else
+        export FASTDDS_DEFAULT_PROFILES_FILE="${FASTDDS_DEFAULT_PROFILES_FILE:-$_profile}"
+    fi
 fi
 unset _repository _profile

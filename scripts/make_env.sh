@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes or updates .venv. Does nothing, and needs no network, when it is already what the pinned versions ask for.
 #   PYTHON=...       the interpreter to use (default: the first suitable of python3, python3.13 ... python3.10)
+#   ROS_WHEELS=...   the ROS 2 that comes as wheels where none is sourced: jazzy (default) or kilted
 #   TORCH_INDEX=URL  an extra package index for torch, e.g. https://download.pytorch.org/whl/cpu
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -42,14 +43,19 @@ choose_python() {
 }
 
 python=$(choose_python)
-mode=wheels
+distribution=${ROS_WHEELS:-jazzy}
+ros_pins="constraints-ros-$distribution.txt"
+[ -f "$ros_pins" ] || fail "ROS_WHEELS=$distribution is not known: one of" \
+    "$(printf '%s\n' constraints-ros-*.txt | sed -E 's/^constraints-ros-(.*)\.txt$/\1/' | paste -s -d ' ') was expected."
+mode="wheels-$distribution"
 # A ROS counts as sourced when its name is set and its rclpy is really there.
 if [ -n "${ROS_DISTRO:-}" ] && [ -n "${AMENT_PREFIX_PATH:-}" ] && "$python" -c 'import rclpy' >/dev/null 2>&1; then
     mode="ros-$ROS_DISTRO"
+    if [ -n "${ROS_WHEELS:-}" ]; then say "ROS_WHEELS=$ROS_WHEELS is not used: the sourced ROS, $ROS_DISTRO, is"; fi
 fi
 
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-hash=$(cat constraints.txt requirements.txt requirements-ros-wheels.txt scripts/needed_requirements.py \
+hash=$(cat constraints.txt "$ros_pins" requirements.txt requirements-ros-wheels.txt scripts/needed_requirements.py \
     | cat - <(echo "$mode $version") | "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])')
 stamp=".venv/.coopnet-$hash"
 if [ -f "$stamp" ] && .venv/bin/python -c '' 2>/dev/null; then
@@ -70,7 +76,7 @@ if [ -e .venv ]; then
 fi
 
 options=()
-if [ "$mode" != wheels ]; then options+=(--system-site-packages); fi
+if [[ "$mode" != wheels-* ]]; then options+=(--system-site-packages); fi
 if [ ! -d .venv ]; then
     say "making .venv with $python (Python $version), $mode"
     "$python" -m venv "${options[@]}" .venv || fail "python -m venv failed. On Debian and Ubuntu install python3-venv."
@@ -80,9 +86,9 @@ echo "$mode $version" > .venv/.coopnet-kind
 
 # Packages that pip has to keep as they are, and those still to install.
 pins=$(mktemp) && wanted=$(mktemp) && trap 'rm -f "$pins" "$wanted"' EXIT
-if [ "$mode" = wheels ]; then
-    touch .venv/.coopnet-wheels
-    cp constraints.txt "$pins"
+if [[ "$mode" = wheels-* ]]; then
+    echo "$distribution" > .venv/.coopnet-wheels
+    cat constraints.txt "$ros_pins" > "$pins"
     "$python" scripts/needed_requirements.py requirements.txt > "$wanted"
     "$python" scripts/needed_requirements.py requirements-ros-wheels.txt >> "$wanted"
 else

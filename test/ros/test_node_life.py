@@ -257,6 +257,18 @@ def test_a_destroyed_node_leaves_the_graph_at_once(ros):
         looker.destroy_node()
 
 
+def test_a_node_whose_parameters_are_refused_can_be_destroyed(ros):
+    """From rclpy 9 (Kilted) on a context that is shut down destroys what is left of such a node."""
+    node, looker = CoopnetNode.__new__(CoopnetNode), Node("looker")
+    try:
+        with pytest.raises(UsageError, match="far_value"):
+            node.__init__([Parameter("far_value", value="far")])
+        node.destroy_node()
+        assert "coopnet" not in looker.get_node_names()
+    finally:
+        looker.destroy_node()
+
+
 def test_a_pause_lasts_until_the_node_is_deactivated(make_rig):
     rig = make_rig()
     assert rig.call(SetBool, "enable", SetBool.Request(data=False)).success
@@ -556,3 +568,4 @@ def test_a_mistyped_choice_in_the_parameter_file_leaves_with_code_2(ros, tmp_pat
     assert process.returncode == 2
     assert "far_value" in errors
     assert "nan, inf" in errors
+    assert "Traceback" not in errors

@@ -157,6 +157,20 @@ def test_waiting_for_nobody_ends_with_the_topics_named(make_rig, bag):
             player.wait_for_subscribers(1, 0.2)
 
 
+def test_subscribers_that_were_found_are_given_time_to_find_the_player(make_rig, bag, monkeypatch):
+    """One side may know of the other first: what is sent in between is lost to a best-effort subscriber."""
+    slept = []
+    rig = make_rig(start=False)
+    with open_bag(bag) as opened:
+        player = Player(rig.peer, choose_topics(opened, [])[0], Replay())
+        monkeypatch.setattr(player, "_subscriptions", iter([1, 2]).__next__)
+        clock = types.SimpleNamespace(monotonic=time.monotonic, sleep=slept.append)
+        monkeypatch.setattr("coopnet_ros.play_bag.time", clock)
+        player.wait_for_subscribers(2, WAIT_S)
+    assert len(slept) == 2
+    assert slept[-1] == 0.5
+
+
 def test_a_topic_that_is_not_there_is_answered_with_those_that_are(bag):
     with open_bag(bag) as opened, pytest.raises(UsageError, match=IMAGE_TOPIC):
         choose_topics(opened, ["/other"])

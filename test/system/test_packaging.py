@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -155,14 +156,15 @@ def test_the_scripts_are_valid_and_executable():
     assert "make test" in (REPOSITORY / ".ci" / "run").read_text()
 
 
-def test_everything_required_is_pinned():
+@pytest.mark.parametrize("distribution", ["jazzy", "kilted"])
+def test_everything_required_is_pinned(distribution):
     requirements = pytest.importorskip("packaging.requirements")
 
     def read(name: str) -> list:
         lines = [line.partition("#")[0].strip() for line in (REPOSITORY / name).read_text().splitlines()]
         return [requirements.Requirement(line) for line in lines if line]
 
-    pins = read("constraints.txt")
+    pins = [*read("constraints.txt"), *read(f"constraints-ros-{distribution}.txt")]
     assert all(len(pin.specifier) == 1 and str(pin.specifier).startswith("==") for pin in pins)
     for python in ("3.10", "3.11", "3.12", "3.13"):
         valid = [
@@ -171,6 +173,66 @@ def test_everything_required_is_pinned():
         assert len(valid) == len(set(valid)), f"pinned twice for Python {python}"
         wanted = [*read("requirements.txt"), *read("requirements-ros-wheels.txt")]
         assert {normalised(requirement.name) for requirement in wanted} <= set(valid)
+
+
+_INTERPRETER = """\
+#!/bin/sh
+case "$*" in
+    "-m venv .venv")
+        mkdir -p .venv/bin && cp "$0" .venv/bin/python && echo "VIRTUAL_ENV=$PWD/.venv" > .venv/bin/activate ;;
+    "-m pip "*)
+        while [ "$1" != -c ]; do shift; done
+        cp "$2" .venv/pins ;;
+    *) exec "{python}" "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def make_env(tmp_path):
+    """scripts/make_env.sh in a copy of what it reads, with a pip that only notes the pins (.venv/pins)."""
+    for name in ("scripts/make_env.sh", "scripts/activate.sh", "scripts/needed_requirements.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    for path in REPOSITORY.glob("*.txt"):
+        shutil.copy(path, tmp_path)
+    python = tmp_path / "python"
+    python.write_text(_INTERPRETER.format(python=sys.executable))
+    python.chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if name not in {"ROS_DISTRO", "ROS_WHEELS"}}
+
+    def run(**variables: str) -> subprocess.CompletedProcess:
+        environment = {**kept, "PYTHON": str(python), **variables}
+        command = ["bash", tmp_path / "scripts" / "make_env.sh"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+    return run
+
+
+def test_the_ros_of_the_wheels_can_be_chosen(make_env, tmp_path):
+    def entered() -> str:
+        command = f"unset ROS_DISTRO; . {tmp_path}/scripts/activate.sh; echo $ROS_DISTRO"
+        return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout.strip()
+
+    def pins() -> list[str]:
+        return re.findall(r"^ros-rclpy==(\d+)", (tmp_path / ".venv" / "pins").read_text(), re.MULTILINE)
+
+    assert make_env().returncode == 0
+    assert (pins(), entered()) == (["7"], "jazzy")
+    (tmp_path / ".venv" / "pins").unlink()
+    again = make_env(ROS_WHEELS="jazzy")
+    assert "ready" in again.stdout
+    assert not (tmp_path / ".venv" / "pins").exists(), "installed again"
+    other = make_env(ROS_WHEELS="kilted")
+    assert "making it anew" in other.stdout
+    assert (pins(), entered()) == (["9"], "kilted")
+
+
+def test_a_ros_without_wheels_is_refused_with_those_there_are(make_env, tmp_path):
+    refused = make_env(ROS_WHEELS="humble")
+    assert refused.returncode == 2
+    assert "ROS_WHEELS=humble is not known: one of jazzy kilted was expected" in refused.stderr
+    assert not (tmp_path / ".venv").exists()
 
 
 def test_a_sourced_ros_keeps_its_own_modules():
