@@ -3,6 +3,7 @@
 `ros2 launch coopnet_ros coopnet.launch.py --show-args` lists the arguments.
 """
 
+import os
 from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
@@ -143,8 +144,8 @@ ARGUMENTS = [
     ),
 ]
 
-# Without these buffers Fast DDS loses most images above 0.5 MB. A profile of the user's own is kept. Jazzy knows the first
-# name only; later ones warn of it in every process.
+# Without these buffers Fast DDS loses most images above 0.5 MB. A profile of the user's own is kept. Jazzy knows the
+# first name only; later ones warn of it in every process.
 PROFILE_VARIABLE = (
     "FASTRTPS_DEFAULT_PROFILES_FILE" if os.environ.get("ROS_DISTRO") == "jazzy" else "FASTDDS_DEFAULT_PROFILES_FILE"
 )
