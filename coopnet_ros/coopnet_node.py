@@ -70,7 +70,7 @@ from coopnet_ros.qos import (
 )
 from coopnet_ros.scale import ODOMETRY, ScaleState
 from coopnet_ros.sequence import NANOSECONDS, Arrival, ArrivalOrder, Companions
-from coopnet_ros.silence import Endpoint, explain_clock, explain_silence
+from coopnet_ros.silence import PROFILE_VARIABLES, Endpoint, explain_clock, explain_silence
 from coopnet_ros.transitions import refuse_impossible_transitions, spoken
 from coopnet_ros.wheel_odometry import WheelPoses
 from coopnet_ros.worker import Worker, run_in_thread
@@ -686,7 +686,7 @@ class CoopnetNode(LifecycleNode):
         silent_for = min(active_for, active_for if seconds_since_input is None else seconds_since_input)
         if silent_for < timeout:
             self._notifier.forget("silence")
-        elif self._notifier.once("silence", self._explain(images, timeout)):
+        elif self._notifier.once("silence", self._explain(images, timeout, seconds_since_input is not None)):
             return
         if self._camera_state is not NO_CAMERA_INFO:
             self._notifier.forget("no_camera_info_yet")
@@ -695,8 +695,8 @@ class CoopnetNode(LifecycleNode):
         if self._wheel_subscription is not None and self._wheels.newest_ns is None and active_for > timeout:
             self._notifier.once("no_wheel_odom", self._explain(self._wheel_subscription, timeout))
 
-    def _explain(self, subscription: Subscription, timeout: float) -> str:
-        """Why nothing arrives on a topic."""
+    def _explain(self, subscription: Subscription, timeout: float, came_before: bool = False) -> str:
+        """Why nothing arrives on a topic, or nothing more."""
         topic = subscription.topic_name
         publishers = [
             Endpoint(
@@ -712,7 +712,9 @@ class CoopnetNode(LifecycleNode):
         qos = subscription.qos_profile
         reliable = qos.reliability == ReliabilityPolicy.RELIABLE
         latched = qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
-        return f"Nothing received for {timeout:g} s. {explain_silence(topic, type_name, reliable, publishers, latched)}"
+        has_profile = any(os.environ.get(name) for name in PROFILE_VARIABLES)
+        why = explain_silence(topic, type_name, reliable, publishers, latched, came_before, has_profile)
+        return f"Nothing received for {timeout:g} s. {why}"
 
 
 async def _finished(future: concurrent.futures.Future[_Result]) -> _Result:

@@ -32,7 +32,11 @@ _MOST_FRAMES = 32
 _SAME_WITHIN = 1e-3
 """Metres and sines of angles: mountings that differ by less are not worth a word."""
 _LATE_S = 0.1
-"""Where TF has nothing for the time of an image, and its newest is farther away than this, the user is told."""
+"""Where TF has nothing for the time of the images, and its newest is farther away than this, the user is told."""
+_LATE_FOR_S = 1.0
+"""And for so long: where a recording begins again the last images of the turn before come after its joints."""
+_NEW_START_S = 1.0
+"""A stamp of TF that lies back by more is a new start."""
 
 
 def import_tf2_ros() -> Any | None:
@@ -52,6 +56,7 @@ class _Known:
         mounting: None while it is not known.
         source: TF, PARAMETERS or WAITING.
         next_look: when TF is looked at again.
+        late_since: since when TF has had nothing near the times of the images; None where it has.
         said: what the user has been told of it.
     """
 
@@ -59,6 +64,7 @@ class _Known:
     mounting: Mounting | None = None
     source: str = WAITING
     next_look: float = 0.0
+    late_since: float | None = None
     said: set[str] = field(default_factory=set)
 
 
@@ -100,12 +106,12 @@ class CameraMount:
         self._warn = warn
         self._clock = clock
         self._cameras: dict[str, _Known] = {}
-        self._newest_ns = self._epoch = 0
-        self._buffer = self._listener = None
+        self._buffer = self._heard = self._listener = None
         self._tf2_ros = import_tf2_ros() if source != PARAMETERS else None
         if self._tf2_ros is not None:
             self._buffer = self._tf2_ros.Buffer()
-            self._listener = self._tf2_ros.TransformListener(self._buffer, node)
+            self._heard = _Heard(self._buffer)
+            self._listener = self._tf2_ros.TransformListener(self._heard, node)
         elif source == TF:
             raise UsageError(
                 "base_to_camera.source is tf, but tf2_ros is not installed: without it TF cannot be heard. Install "
@@ -138,11 +144,6 @@ class CameraMount:
             aloud: whether anybody needs it, and is to be told what is amiss.
         """
         known = self._cameras.get(camera_frame) or self._first_of(camera_frame)
-        if self._buffer is not None and stamp_ns < self._newest_ns:
-            # time went back (a bag that loops): tf2 would ignore, and complain of, all that is older than what it has
-            self._buffer.clear()
-            self._epoch += 1
-        self._newest_ns = stamp_ns
         if self._buffer is not None and self._clock() >= known.next_look:
             self._look(camera_frame, known, aloud)
         if known.mounting is not None and known.mounting.moves:
@@ -175,12 +176,15 @@ class CameraMount:
                 self._say_unusable(link, known, stamped.transform)
         if found is not None:
             self._take(found, link, known, aloud)
+            if aloud and camera_frame.removeprefix("/") == self._base_frame:
+                self._say_one_frame(known)
         elif known.source != TF and now - known.first_asked > self._timeout_s:
             self._do_without(problem, camera_frame, known, aloud)
         known.next_look = now + (LOOK_FIRST_EVERY_S if known.mounting is None else LOOK_EVERY_S)
 
     def _look_at(self, stamp_ns: int, camera_frame: str, known: _Known, aloud: bool) -> None:
         """Take what TF has for the time of an image, else its newest."""
+        late_since, known.late_since = known.late_since, None
         try:
             stamped = self._lookup(camera_frame, Time(nanoseconds=stamp_ns))
         except self._tf2_ros.TransformException:
@@ -189,8 +193,10 @@ class CameraMount:
             except self._tf2_ros.TransformException:
                 return
             late_s = seconds(stamp_ns - to_nanoseconds(stamped.header.stamp))
-            if aloud and abs(late_s) > _LATE_S:
-                self._say_late(late_s, camera_frame, known)
+            if abs(late_s) > _LATE_S:
+                known.late_since = self._clock() if late_since is None else late_since
+                if aloud and self._clock() - known.late_since >= _LATE_FOR_S:
+                    self._say_late(late_s, camera_frame, known)
         found = self._mounting(stamped, camera_frame)
         if found is not None:
             known.mounting = replace(found, moves=True)
@@ -203,7 +209,7 @@ class CameraMount:
         """What TF says of a camera; None where it is no transform. Of what never moves TF tells no time."""
         T = _rigid(stamped.transform)
         moves = to_nanoseconds(stamped.header.stamp) != 0
-        return None if T is None else Mounting(T, camera_frame, moves, self._epoch)
+        return None if T is None else Mounting(T, camera_frame, moves, self._heard.turns)
 
     def _take(self, found: Mounting, link: str, known: _Known, aloud: bool) -> None:
         """Use what TF has from now on."""
@@ -242,18 +248,26 @@ class CameraMount:
         )
 
     def _say_unusable(self, link: str, known: _Known, values: Transform) -> None:
-        """TF has a transform that is none."""
+        """TF has a transform that is none. Quaternions that are none tf2 refuses itself, and says so."""
         if "unusable" in known.said:
             return
         known.said.add("unusable")
-        t, r = values.translation, values.rotation
-        waiting = known.mounting is None
+        t, waiting = values.translation, known.mounting is None
         self._warn(
-            f"TF says {link} is translation {(t.x, t.y, t.z)}, rotation {(r.x, r.y, r.z, r.w)} (x y z w): finite "
-            "numbers and a quaternion that is not zero were expected. "
-            f"{'~/odom waits for them' if waiting else 'What was known before is kept'}. Mend its publisher (an empty "
-            "rotation needs w = 1), or set base_to_camera.source to parameters."
+            f"TF says {link} has the translation {(t.x, t.y, t.z)}: finite numbers were expected. "
+            f"{'~/odom waits for them' if waiting else 'What was known before is kept'}. Mend its publisher, or set "
+            "base_to_camera.source to parameters."
         )
+
+    def _say_one_frame(self, known: _Known) -> None:
+        """The camera's frame is the robot's."""
+        if "one frame" not in known.said:
+            known.said.add("one frame")
+            self._warn(
+                f"The frame_id of the images is {self._base_frame}, which is base_frame too: ~/odom is the path of a "
+                "frame that looks along its z axis, as optical frames do. For the robot's path give the images the "
+                "frame_id of the camera's optical frame, or set base_to_camera.source to parameters."
+            )
 
     def _do_without(self, problem: str, camera_frame: str, known: _Known, aloud: bool) -> None:
         """TF has had its time: use the parameters (auto) or keep waiting (tf)."""
@@ -275,6 +289,43 @@ class CameraMount:
             f"the camera's mounting on {self._base_frame} is taken from the parameters base_to_camera.translation and "
             f"base_to_camera.rotation, {_in_words(self._fallback)}"
         )
+
+
+class _Heard:
+    """What a TransformListener fills: a Buffer in which time may go back, as in a recording that loops.
+
+    By itself a Buffer ignores, and complains of, all that is 10 s older than its newest. Its own way out, a jump of
+    /clock, needs a /clock.
+
+    Attributes:
+        turns: how often time has gone back.
+    """
+
+    def __init__(self, buffer: Any) -> None:
+        """Before anything is heard.
+
+        Args:
+            buffer: a tf2_ros.Buffer.
+        """
+        self._buffer = buffer
+        self._newest_ns: dict[str, int] = {}
+        self.turns = 0
+
+    def set_transform(self, stamped: TransformStamped, authority: str) -> None:
+        """Take in one with a time; those before a new start are forgotten, static ones stay."""
+        child, stamp_ns = stamped.child_frame_id, to_nanoseconds(stamped.header.stamp)
+        newest_ns = self._newest_ns.get(child, stamp_ns)
+        if stamp_ns > 0 and seconds(newest_ns - stamp_ns) > _NEW_START_S:
+            self._buffer.clear()
+            self._newest_ns.clear()
+            self.turns += 1
+            newest_ns = stamp_ns
+        self._newest_ns[child] = max(newest_ns, stamp_ns)
+        self._buffer.set_transform(stamped, authority)
+
+    def set_transform_static(self, stamped: TransformStamped, authority: str) -> None:
+        """Take in one that holds for all times."""
+        self._buffer.set_transform_static(stamped, authority)
 
 
 class TransformPublisher:

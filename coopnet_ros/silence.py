@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+"""Where Fast DDS looks for a profile: Jazzy's name, and that of later distributions."""
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -29,6 +32,8 @@ def explain_silence(
     wants_reliable: bool,
     publishers: Sequence[Endpoint],
     wants_transient_local: bool = False,
+    came_before: bool = False,
+    has_profile: bool = False,
 ) -> str:
     """One sentence on why nothing arrives on a topic, and what to do.
 
@@ -38,7 +43,11 @@ def explain_silence(
         wants_reliable: whether the subscription asks for reliable delivery.
         publishers: the publishers of the topic.
         wants_transient_local: whether the subscription asks for messages from before it was made.
+        came_before: whether something arrived, until it fell silent.
+        has_profile: whether this process has a profile of Fast DDS.
     """
+    if not publishers and came_before:
+        return f"{topic}: its publisher is gone. Was it stopped, or is the recording over?"
     if not publishers:
         return (
             f"{topic}: no publisher. Start it, remap the topic (-r image:=/your/topic -r camera_info:=... -r "
@@ -59,11 +68,14 @@ def explain_silence(
             f"{topic}: QoS mismatch. {names} publishes volatile, this node asks for transient_local. Leave "
             f"qos_overrides.{topic}.subscription.durability away."
         )
+    if came_before:
+        return f"{topic}: {names} is still there, but sends nothing more. Is the recording paused, the camera stopped?"
+    here = "of the publisher (this node has one)" if has_profile else "of the publisher and of this node"
     return (
         f"{topic}: {len(publishers)} publisher(s) ({names}) with matching type and QoS, but nothing arrives. Is it "
-        "publishing? Large best-effort images are lost without the shipped Fast DDS profile: set "
-        "FASTRTPS_DEFAULT_PROFILES_FILE (Jazzy) or FASTDDS_DEFAULT_PROFILES_FILE (Kilted) to "
-        "config/fastdds_image_profile.xml for the publisher and this node."
+        "publishing, or paused? Large best-effort images are lost without the shipped Fast DDS profile: set "
+        f"{PROFILE_VARIABLES[0]} (Jazzy) or {PROFILE_VARIABLES[1]} (Kilted) to "
+        f"config/fastdds_image_profile.xml in the environment {here}."
     )
 
 

@@ -44,8 +44,8 @@ class CameraTopics:
 def find_camera(bag: Bag, topic: str | None = None, info: str | None = None) -> CameraTopics:
     """The image topic to use and the CameraInfo that belongs to it.
 
-    Without `topic`: the only image topic that is no depth, flow or truth; one with CameraInfo beside it goes before
-    one without, raw before compressed.
+    Without `topic`: the only image topic that is no depth, flow (nor their colours) or truth; one with CameraInfo
+    beside it goes before one without, raw before compressed.
 
     Args:
         bag: an open bag.
@@ -142,9 +142,16 @@ def _one_per_camera(images: list[TopicInfo]) -> list[TopicInfo]:
 
 
 def _is_no_picture(bag: Bag, image: TopicInfo) -> bool:
-    """Whether a topic of images holds truth, depth or flow: by its name or by its first message."""
+    """Whether a topic of images holds truth, depth or flow: by its name or by its first message.
+
+    Nor is a coloured depth or flow beside it a picture (X/color and X/image, as this project publishes them).
+    """
     if image.name.startswith("/ground_truth/") or image.name.endswith("/compressedDepth"):
         return True
+    if image.name.endswith("/color"):
+        shown = bag.topics.get(image.name.removesuffix("color") + "image")
+        if shown is not None and _is_no_picture(bag, shown):
+            return True
     first = next(bag.messages({image.name}), None)
     if first is None or image.msgtype != IMAGE_TYPE:
         return False

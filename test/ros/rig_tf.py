@@ -53,6 +53,8 @@ class Buffer:
             timed.clear()
 
     def set_transform(self, transform: TransformStamped, authority: str) -> None:
+        if is_refused(transform):
+            return
         link, stamp_ns = (transform.header.frame_id, transform.child_frame_id), to_nanoseconds(transform.header.stamp)
         timed = self.timed.setdefault(link, {})
         if timed and stamp_ns < max(timed) - _CACHE_NS:
@@ -61,6 +63,8 @@ class Buffer:
         self.links[link] = timed[stamp_ns] = transform
 
     def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
+        if is_refused(transform):
+            return
         link = transform.header.frame_id, transform.child_frame_id
         self.timed.pop(link, None)
         self.links[link] = transform
@@ -72,6 +76,8 @@ class Buffer:
         if not source_frame or source_frame.startswith("/"):
             raise InvalidArgumentException(f'Invalid argument "{source_frame}" passed to lookupTransform')
         link = target_frame, source_frame
+        if target_frame == source_frame:
+            return stamped(np.eye(4), source_frame, target_frame)
         if link not in self.links:
             raise LookupException(f'"{source_frame}" passed to lookupTransform argument source_frame does not exist. ')
         timed = self.timed.get(link)
@@ -86,6 +92,13 @@ class Buffer:
         if before is None or after is None:
             raise ExtrapolationException(f"Lookup would require extrapolation: {time.nanoseconds} of {sorted(timed)}")
         return between(timed[before], timed[after], time.nanoseconds)
+
+
+def is_refused(transform: TransformStamped) -> bool:
+    """Whether tf2 takes no notice of it but for an error in its log: a quaternion that is none, or NaN."""
+    t, q = transform.transform.translation, transform.transform.rotation
+    norm = np.linalg.norm([q.x, q.y, q.z, q.w])
+    return bool(norm == 0 or np.isnan([norm, t.x, t.y, t.z]).any())
 
 
 def at_time(message: TransformStamped, stamp_ns: int) -> TransformStamped:

@@ -23,6 +23,7 @@ from coopnet_core.data.bag import (
     open_bag,
     read_frames,
 )
+from coopnet_core.data.bag_camera import camera_choices
 from coopnet_core.data.bag_storage import zstd
 from coopnet_core.data.frames import Frame
 from coopnet_core.data.report import ReadReport
@@ -303,6 +304,26 @@ def test_truth_depth_and_flow_are_no_cameras(tmp_path: Path):
     with open_bag(write_bag(tmp_path / "bag", messages)) as bag:
         topics = find_camera(bag)
     assert (topics.image, topics.info) == (IMAGE_TOPIC, INFO_TOPIC)
+
+
+def test_the_outputs_of_this_project_are_no_cameras(tmp_path: Path):
+    """As `ros2 bag record -a` writes them beside the camera; a colour camera may still be named so."""
+    messages = recording(3)
+    depth = np.ones((make.HEIGHT, make.WIDTH), np.float32)
+    flow = np.zeros((make.HEIGHT, make.WIDTH, 2), np.float32)
+    for index in range(3):
+        now = stamp(index)
+        for topic, pixels, encoding in (("depth", depth, "32FC1"), ("flow", flow, "32FC2")):
+            messages.append((f"/coopnet/{topic}/image", IMAGE, now, make.image(pixels, now, encoding)))
+            messages.append((f"/coopnet/{topic}/color", IMAGE, now, make.image(make.picture(index), now)))
+            messages.append((f"/coopnet/{topic}/camera_info", INFO, now, make.camera_info(now)))
+    with open_bag(write_bag(tmp_path / "bag", messages)) as bag:
+        assert find_camera(bag).image == IMAGE_TOPIC
+    camera = recording(3, "/front/color", "/front/camera_info")
+    grey = [("/front/image", IMAGE, stamp(0), make.image(make.picture(0), stamp(0)))]
+    for beside in ([], grey):
+        with open_bag(write_bag(tmp_path / f"camera_{len(beside)}", [*camera, *beside])) as bag:
+            assert "/front/color" in [choice.image for choice in camera_choices(bag)]
 
 
 def test_raw_goes_before_its_compressed_twin_and_calibrated_before_not(tmp_path: Path):

@@ -86,6 +86,23 @@ def test_silence_is_explained(publishers, says):
         assert part in text
 
 
+def test_what_came_before_and_stopped_is_no_matter_of_the_transport():
+    there = explain_silence("/image", IMAGE, False, [Endpoint("/player", IMAGE, True)], came_before=True)
+    assert "/player is still there" in there
+    assert "paused" in there
+    gone = explain_silence("/image", IMAGE, False, [], came_before=True)
+    assert "its publisher is gone" in gone
+    for text in (there, gone):
+        assert "Fast DDS" not in text
+        assert "remap" not in text
+
+
+@pytest.mark.parametrize(("has_profile", "where"), [(True, "(this node has one)"), (False, "and of this node")])
+def test_the_profile_is_asked_for_where_it_may_be_missing(has_profile, where):
+    text = explain_silence("/image", IMAGE, False, [Endpoint("/camera", IMAGE, True)], has_profile=has_profile)
+    assert where in text
+
+
 def test_a_latched_subscription_and_a_volatile_publisher_do_not_meet():
     volatile = Endpoint("/camera", IMAGE, True)
     text = explain_silence("/image", IMAGE, True, [volatile], wants_transient_local=True)
