@@ -293,7 +293,7 @@ def _camera_rows(camera: CameraInspection) -> Iterator[tuple[str, str]]:
     if stamps.delay_ms is not None and stamps.delay_spread_ms is not None:
         yield (
             "recorded",
-            f"{stamps.delay_ms:.0f} ms after the header stamp (spread {stamps.delay_spread_ms:.0f} ms, 5 to 95 %)",
+            f"{_delay(stamps.delay_ms)} after the header stamp (spread {stamps.delay_spread_ms:.0f} ms, 5 to 95 %)",
         )
     every = "every one of" if training.exact else f"{pictures.looked_at + sum(camera.unusable.values())} of"
     yield "looked at", f"{every} {pictures.images} images, {pictures.pairs} pairs of neighbours matched"
@@ -373,6 +373,11 @@ def _short(text: str) -> str:
     """The first line of a verdict, not too long."""
     line = text.splitlines()[0]
     return line if len(line) <= 160 else f"{line[:157]}..."
+
+
+def _delay(milliseconds: float) -> str:
+    """A delay, in seconds where that is easier to read (another clock, rather than a late recorder)."""
+    return f"{milliseconds:.0f} ms" if abs(milliseconds) < 10_000 else f"{milliseconds / 1000:.1f} s"
 
 
 def _duration(minutes: float) -> str:

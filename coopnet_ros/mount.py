@@ -172,12 +172,12 @@ class CameraMount:
             found, problem = None, f"TF has no {link} ({str(error).strip(' .')})"
         else:
             found, problem = self._mounting(stamped, camera_frame), f"TF has no usable {link}"
-            if found is None and aloud:
-                self._say_unusable(link, known, stamped.transform)
+            if found is None and aloud:  # quaternions that are none tf2 refuses itself, and says so
+                self._say_once(known, "unusable", _unusable_text(link, stamped.transform, known.mounting is None))
         if found is not None:
             self._take(found, link, known, aloud)
             if aloud and camera_frame.removeprefix("/") == self._base_frame:
-                self._say_one_frame(known)
+                self._say_once(known, "one frame", _one_frame_text(self._base_frame))
         elif known.source != TF and now - known.first_asked > self._timeout_s:
             self._do_without(problem, camera_frame, known, aloud)
         known.next_look = now + (LOOK_FIRST_EVERY_S if known.mounting is None else LOOK_EVERY_S)
@@ -196,7 +196,7 @@ class CameraMount:
             if abs(late_s) > _LATE_S:
                 known.late_since = self._clock() if late_since is None else late_since
                 if aloud and self._clock() - known.late_since >= _LATE_FOR_S:
-                    self._say_late(late_s, camera_frame, known)
+                    self._say_once(known, "late", _late_text(camera_frame, late_s))
         found = self._mounting(stamped, camera_frame)
         if found is not None:
             known.mounting = replace(found, moves=True)
@@ -226,63 +226,35 @@ class CameraMount:
                 f"{_in_words(T_before)}, which differ. ~/odom goes on from its present pose. For a path that is right "
                 "from the beginning raise base_to_camera.timeout, or correct the parameters."
             )
-        elif source == TF and not found.moves and aloud and "changed" not in known.said:
-            known.said.add("changed")
-            self._warn(
+        elif source == TF and not found.moves and aloud:
+            self._say_once(
+                known,
+                "changed",
                 f"TF has changed {link} from {_in_words(T_before)} to {_in_words(T)}, without a time: ~/odom goes on "
                 "from its present pose with the new mounting, as if the old one had been wrong. Of a camera that is "
                 "turned on the robot TF must tell when (/tf with stamps, not /tf_static). Later changes are followed "
-                "without a word."
+                "without a word.",
             )
 
-    def _say_late(self, late_s: float, camera_frame: str, known: _Known) -> None:
-        """The time of the image is none that TF knows."""
-        if "late" in known.said:
-            return
-        known.said.add("late")
-        self._warn(
-            f"{camera_frame} moves on the robot, and TF has nothing for the time of its images: the newest is "
-            f"{abs(late_s):.2f} s {'older' if late_s > 0 else 'newer'}, and is used. While the camera turns, ~/odom is "
-            "wrong by what it turned in between. Publish the joints more often, or compare the clocks of camera and "
-            "joints."
-        )
-
-    def _say_unusable(self, link: str, known: _Known, values: Transform) -> None:
-        """TF has a transform that is none. Quaternions that are none tf2 refuses itself, and says so."""
-        if "unusable" in known.said:
-            return
-        known.said.add("unusable")
-        t, waiting = values.translation, known.mounting is None
-        self._warn(
-            f"TF says {link} has the translation {(t.x, t.y, t.z)}: finite numbers were expected. "
-            f"{'~/odom waits for them' if waiting else 'What was known before is kept'}. Mend its publisher, or set "
-            "base_to_camera.source to parameters."
-        )
-
-    def _say_one_frame(self, known: _Known) -> None:
-        """The camera's frame is the robot's."""
-        if "one frame" not in known.said:
-            known.said.add("one frame")
-            self._warn(
-                f"The frame_id of the images is {self._base_frame}, which is base_frame too: ~/odom is the path of a "
-                "frame that looks along its z axis, as optical frames do. For the robot's path give the images the "
-                "frame_id of the camera's optical frame, or set base_to_camera.source to parameters."
-            )
+    def _say_once(self, known: _Known, key: str, text: str) -> None:
+        """Warn of something about a camera, the first time."""
+        if key not in known.said:
+            known.said.add(key)
+            self._warn(text)
 
     def _do_without(self, problem: str, camera_frame: str, known: _Known, aloud: bool) -> None:
         """TF has had its time: use the parameters (auto) or keep waiting (tf)."""
         if self._source != TF:
             known.mounting, known.source = Mounting(self._fallback, camera_frame), PARAMETERS
-        if not aloud or "missing" in known.said:
+        if not aloud:
             return
-        known.said.add("missing")
+        what = f"{self._taken_from_parameters()}, until TF has it."
         if self._source == TF:
-            self._warn(
-                f"{problem}: ~/odom waits for it. Publish it (robot_state_publisher, static_transform_publisher), or "
-                "set base_to_camera.source to parameters."
+            what = (
+                "~/odom waits for it. Publish it (robot_state_publisher, static_transform_publisher), or set "
+                "base_to_camera.source to parameters."
             )
-        else:
-            self._warn(f"{problem}: {self._taken_from_parameters()}, until TF has it.")
+        self._say_once(known, "missing", f"{problem}: {what}")
 
     def _taken_from_parameters(self) -> str:
         return (
@@ -378,6 +350,34 @@ class TransformPublisher:
         target.x, target.y, target.z = pose.position.x, pose.position.y, pose.position.z
         stamped.transform.rotation = pose.orientation
         broadcaster.sendTransform(stamped)
+
+
+def _late_text(camera_frame: str, late_s: float) -> str:
+    """The time of the images is none that TF knows."""
+    return (
+        f"{camera_frame} moves on the robot, and TF has nothing for the time of its images: the newest is "
+        f"{abs(late_s):.2f} s {'older' if late_s > 0 else 'newer'}, and is used. While the camera turns, ~/odom is "
+        "wrong by what it turned in between. Publish the joints more often, or compare the clocks of camera and joints."
+    )
+
+
+def _unusable_text(link: str, values: Transform, waiting: bool) -> str:
+    """TF has a transform that is none."""
+    t = values.translation
+    return (
+        f"TF says {link} has the translation {(t.x, t.y, t.z)}: finite numbers were expected. "
+        f"{'~/odom waits for them' if waiting else 'What was known before is kept'}. Mend its publisher, or set "
+        "base_to_camera.source to parameters."
+    )
+
+
+def _one_frame_text(base_frame: str) -> str:
+    """The camera's frame is the robot's."""
+    return (
+        f"The frame_id of the images is {base_frame}, which is base_frame too: ~/odom is the path of a frame that "
+        "looks along its z axis, as optical frames do. For the robot's path give the images the frame_id of the "
+        "camera's optical frame, or set base_to_camera.source to parameters."
+    )
 
 
 def _rigid(values: Transform) -> np.ndarray | None:
