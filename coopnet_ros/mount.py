@@ -6,7 +6,7 @@ import importlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -197,9 +197,7 @@ class CameraMount:
                 known.late_since = self._clock() if late_since is None else late_since
                 if aloud and self._clock() - known.late_since >= _LATE_FOR_S:
                     self._say_once(known, "late", _late_text(camera_frame, late_s))
-        found = self._mounting(stamped, camera_frame)
-        if found is not None:
-            known.mounting = replace(found, moves=True)
+        known.mounting = self._mounting(stamped, camera_frame) or known.mounting
 
     def _lookup(self, camera_frame: str, time: Time) -> TransformStamped:
         """What TF has. It knows no frame with a leading slash, as recordings of ROS 1 have them."""

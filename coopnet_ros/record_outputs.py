@@ -47,7 +47,7 @@ _KEYS = {
 _QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _OPEN_FRAMES = 20
 _SETTLED_S = 0.5
-"""Figures of the node that come so long after its last message are those of the end."""
+"""Figures of the node that come so long after the last message that counts are those of the end."""
 _LONGEST_END_S = 10.0
 """So long they are waited for; /diagnostics come once a second, on a busy computer later."""
 
@@ -128,11 +128,6 @@ class Recorder:
     def frames(self) -> int:
         """Number of stamps seen."""
         return len(self._stamps)
-
-    @property
-    def has_last_figures(self) -> bool:
-        """Whether the node's figures came after all that was received."""
-        return self.last_figures > self.last_arrival + _SETTLED_S
 
     def is_connected(self, node: Node) -> bool:
         """Whether every output of the observed node has been discovered."""
@@ -264,7 +259,8 @@ def _spin(node: Node, recorder: Recorder, options: argparse.Namespace, say: Call
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     end = time.monotonic() + options.timeout
-    connected = ending = False
+    connected = False
+    ended: float | None = None
     try:
         while time.monotonic() < end:
             executor.spin_once(timeout_sec=0.1)
@@ -272,10 +268,10 @@ def _spin(node: Node, recorder: Recorder, options: argparse.Namespace, say: Call
                 connected = True
                 say(f"Connected to all outputs of /{options.node_name.strip('/')}.")
             idle = bool(recorder.frames) and time.monotonic() - recorder.last_arrival > options.idle
-            if not ending and (idle or 0 < options.expect_frames <= recorder.frames):
-                ending = True
+            if ended is None and (idle or 0 < options.expect_frames <= recorder.frames):
+                ended = recorder.last_arrival
                 end = min(end, time.monotonic() + _LONGEST_END_S)
-            if ending and recorder.has_last_figures:
+            if ended is not None and recorder.last_figures > ended + _SETTLED_S:
                 return
     except ExternalShutdownException:
         return

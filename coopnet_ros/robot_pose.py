@@ -93,14 +93,15 @@ class RobotPose:
             stamp_ns: that time.
         """
         before, now = self._mounting, mounting.T_base_camera
+        moved_itself = before is not None and not estimate.lost and mounting.carries_on(before)
         if before is None:
             self._origin = _Placed(np.eye(3), np.zeros(3), np.zeros(3)).across(now)
-        elif estimate.lost or not mounting.carries_on(before):
+        elif not moved_itself:
             self._keep_robot(before.T_base_camera, now)
         to_base = adjoint(now if estimate.metric else rotation_only(now))
         to_odom = adjoint(self._origin.matrix(estimate.metric))
         twist = to_base @ estimate.twist
-        if before is not None and mounting.carries_on(before) and not estimate.lost and stamp_ns > self._stamp_ns:
+        if moved_itself and stamp_ns > self._stamp_ns:
             twist = _twist_between(before, mounting, estimate, seconds(stamp_ns - self._stamp_ns))
         self._mounting, self._camera, self._stamp_ns = mounting, estimate.pose, stamp_ns
         return replace(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rclpy.node import Node
 from ros.rig import WAIT_S, StubPredictor, true_depth, true_flow, true_probability
 from unit.bag_factory import (
     FOCAL,
@@ -33,6 +36,7 @@ from unit.bag_factory import (
 from coopnet_core.data.bag import open_bag
 from coopnet_core.errors import NoUsableDataError, UsageError
 from coopnet_core.geometry.camera import Camera
+from coopnet_ros import record_outputs
 from coopnet_ros.play_bag import Player, Replay, choose_topics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -242,6 +246,27 @@ def test_an_interrupted_replay_ends_with_code_130_however_often_it_is_asked(ros,
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
+
+
+def test_a_recording_of_so_many_frames_ends_though_more_are_coming(make_rig, monkeypatch, tmp_path):
+    monkeypatch.setattr(record_outputs, "_LONGEST_END_S", 60.0)
+    rig = make_rig()
+    listener = Node("listener")
+    recorder = record_outputs.Recorder(listener, "coopnet", tmp_path)
+    options = argparse.Namespace(node_name="coopnet", timeout=60.0, idle=40.0, expect_frames=3)
+    thread = threading.Thread(
+        target=record_outputs._spin, args=(listener, recorder, options, lambda text: None), daemon=True
+    )
+    thread.start()
+    rig.wait(lambda: rig.node._outputs.is_wanted("~/depth/image"))
+    index, end = 0, time.monotonic() + 40.0
+    while thread.is_alive() and time.monotonic() < end:
+        index += 1
+        rig.send(0.1 * index)
+    assert not thread.is_alive(), f"still recording after {recorder.frames} frames"
+    assert 3 <= recorder.frames <= index
+    assert int(recorder.diagnostics["processed"]) >= 3
+    listener.destroy_node()
 
 
 def test_an_interrupted_recording_saves_what_arrived(make_rig, ros, tmp_path):
